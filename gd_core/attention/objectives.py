@@ -1,0 +1,185 @@
+"""What refocusing minimises: the neglect of focus words in cross-attention maps.
+
+Attend-and-Excite (Chefer et al. 2301.13826, equations 1 and 2; yuval-alaluf/Attend-and-Excite @163efdf): drop the start token
+and what lies behind the last word, sharpen by 100 and softmax over the tokens again, smooth, and take the highest pixel as the
+word's presence m. Its neglect is max(0, 1 - m), the loss that of the most neglected word.
+
+Grounded-Dreamer averages the maps of the four views before that. `per_view_mean` asks for the word in every view, `concat_max`
+in at least one. A focus weight multiplies its word's neglect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .focus import Focus, FocusWord
+
+OBJECTIVES = ("mean_views", "per_view_mean", "concat_max")
+RIVALS = ("subjects", "words")
+
+
+@dataclass(frozen=True)
+class RefocusConfig:
+    """Attention refocusing: what is optimised, when, and how far. The defaults were measured, see docs/refocusing.md.
+
+    Attributes:
+        objective: how the views are brought together, one of `OBJECTIVES`.
+        rivals: who competes for a pixel: "subjects", the focus words and the prompt's other subjects; or "words", all tokens as
+            in Attend-and-Excite.
+        sharpening: factor on the probabilities before the softmax among the rivals (Attend-and-Excite: 100).
+        temperature: 0 looks at the most neglected word alone; above, a log-sum-exp of this temperature lets every word pull.
+        binding: weight of the attribute term, which pulls an adjective's map onto its noun's.
+        consistency: weight of the term that evens out a word's presence over the views.
+        downscale: the layers used, by how much smaller their token grid is than the latents: 2 is 16x16 for 256 px MVDream.
+        share: of the steps, from the first, 0 to 1, before which the latents are updated.
+        step_size: with `normalise` how far the latents move over all altered steps at a neglect of 1, as root mean square in
+            units of the noise level, whatever the number of steps; without, the factor on each raw gradient
+            (Attend-and-Excite: 20).
+        decay: the step size falls as the square root of a line from 1 to this over all steps.
+        normalise: scale each object's gradient to unit root mean square, so that one step size serves all latent sizes.
+        thresholds: pairs (share of the steps, presence): at that step the update repeats until every word is this present...
+        max_refinements: ...but at most so often.
+        guard: keep the latents' norm where the noise schedule had it, and no value moved further than the noise is wide.
+        checkpointing: recompute activations in the backward pass: less memory, a third more time.
+    """
+
+    objective: str = "mean_views"
+    rivals: str = "subjects"
+    sharpening: float = 30.0
+    temperature: float = 0.0
+    binding: float = 0.0
+    consistency: float = 0.0
+    downscale: int = 2
+    share: float = 0.4
+    step_size: float = 0.3
+    decay: float = 0.5
+    normalise: bool = True
+    thresholds: tuple[tuple[float, float], ...] = ()
+    max_refinements: int = 20
+    guard: bool = True
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"there is no refocusing objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}")
+        if self.rivals not in RIVALS:
+            raise ValueError(f"refocusing rivals must be one of {', '.join(RIVALS)}, got '{self.rivals}'")
+        for name, low, high in (
+            ("sharpening", 1, 1000), ("temperature", 0, 10), ("binding", 0, 10), ("consistency", 0, 10),
+            ("share", 0, 1), ("step_size", 0, 1000), ("decay", 0, 1), ("max_refinements", 0, 100),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"refocusing {name} must be between {low} and {high}, got {value}")
+        for place, presence in self.thresholds:
+            if not (0 <= place <= 1 and 0 <= presence <= 1):
+                raise ValueError(f"refocusing thresholds are pairs of shares between 0 and 1, got ({place}, {presence})")
+
+    @classmethod
+    def attend_and_excite(cls) -> RefocusConfig:
+        """The published settings, over the mean of the views."""
+        return cls(
+            rivals="words",
+            sharpening=100.0,
+            share=0.5,
+            step_size=20.0,
+            normalise=False,
+            thresholds=((0.0, 0.05), (0.2, 0.5), (0.4, 0.8)),
+            guard=False,
+        )
+
+
+def refocus_loss(maps: Float[Tensor, "V h w T"], focus: Focus, config: RefocusConfig) -> Tensor:
+    """The loss of one object, a scalar that is differentiable in its maps; 0 without an active focus word.
+
+    Args:
+        maps: cross-attention probabilities of each view over the text tokens, the start token first.
+        focus: located in the prompt (`Focus.locate`), or from `Focus.on_tokens`.
+    """
+    words = focus.active
+    if not words:
+        return maps.sum() * 0
+    present = word_presence(maps, focus, config, words)  # [rows, n]
+    weights = torch.tensor([word.weight for word in words], device=maps.device)
+    neglect = (1 - present).clamp(min=0) * weights
+    if config.temperature == 0:
+        loss = neglect.amax(-1).mean()
+    else:
+        t = config.temperature
+        loss = t * ((neglect / t).logsumexp(-1) - torch.log(torch.tensor(float(len(words))))).mean()
+    if config.binding:
+        loss = loss + config.binding * attribute_mismatch(maps, words)
+    if config.consistency:
+        loss = loss + config.consistency * view_imbalance(maps, words)
+    return loss
+
+
+def can_be_neglected(focus: Focus, config: RefocusConfig) -> bool:
+    """False where the loss could only be 0: among subjects a lone one wins every pixel."""
+    alone = config.rivals == "subjects" and len(focus.words) + len(focus.rival_tokens) < 2
+    return not alone or config.binding > 0 or config.consistency > 0
+
+
+def word_presence(
+    maps: Float[Tensor, "V h w T"], focus: Focus, config: RefocusConfig, words: tuple[FocusWord, ...]
+) -> Float[Tensor, "rows n"]:
+    """m of each word in 0..1: one row for `mean_views` and `concat_max`, one for each view for `per_view_mean`."""
+    if config.objective == "mean_views":
+        maps = maps.mean(0, keepdim=True)
+    shares = token_shares(maps, focus, config)
+    of_words = torch.stack([shares[..., list(word.tokens)].sum(-1) for word in words], dim=1)  # [rows, n, h, w]
+    present = smooth(of_words).flatten(2).amax(-1)
+    return present.amax(0, keepdim=True) if config.objective == "concat_max" else present
+
+
+def token_shares(maps: Float[Tensor, "V h w T"], focus: Focus, config: RefocusConfig) -> Float[Tensor, "V h w T"]:
+    """Which share of each pixel's attention a token wins from its rivals, after sharpening; 0 for tokens that do not compete.
+
+    The start token, the end token and padding take no part: they hold most of the attention and say nothing of the words.
+    """
+    competes = torch.zeros(maps.shape[-1], dtype=torch.bool, device=maps.device)
+    if config.rivals == "words":
+        competes[1 : focus.end_token] = True
+    else:
+        competes[[token for word in focus.words for token in word.tokens] + list(focus.rival_tokens)] = True
+    return (maps.float() * config.sharpening).masked_fill(~competes, float("-inf")).softmax(-1)
+
+
+def smooth(images: Float[Tensor, "rows n h w"]) -> Float[Tensor, "rows n h w"]:
+    """Attend-and-Excite's 3x3 Gaussian with reflected borders.
+
+    Its code writes exp(-(d / (2 sigma))^2) for sigma 0.5: a standard deviation of 0.707, kept for parity.
+    """
+    line = torch.tensor([-1.0, 0.0, 1.0], device=images.device).square().neg().exp()
+    line = line / line.sum()
+    rows, n = images.shape[:2]
+    padded = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="reflect")
+    return F.conv2d(padded, (line[:, None] * line)[None, None]).unflatten(0, (rows, n))[:, :, 0]
+
+
+def attribute_mismatch(maps: Float[Tensor, "V h w T"], words: tuple[FocusWord, ...]) -> Tensor:
+    """1 - overlap of each bound adjective's map with its noun's, both scaled to sum 1; mean over the pairs, weighted."""
+    terms, total = [], 0.0
+    for word in words:
+        noun = _distribution(maps, word.tokens)
+        for modifier in word.modifiers:
+            overlap = torch.minimum(noun, _distribution(maps, modifier.tokens)).sum()
+            terms.append(word.weight * (1 - overlap))
+            total += word.weight
+    return torch.stack(terms).sum() / total if terms else maps.sum() * 0
+
+
+def view_imbalance(maps: Float[Tensor, "V h w T"], words: tuple[FocusWord, ...]) -> Tensor:
+    """Variance over the views of a word's highest attention, relative to its mean squared; mean over the words."""
+    highest = torch.stack([maps[..., list(word.tokens)].sum(-1).flatten(1).amax(-1) for word in words])  # [n, V]
+    return (highest.var(1, unbiased=False) / highest.mean(1).square().clamp(min=1e-12)).mean()
+
+
+def _distribution(maps: Float[Tensor, "V h w T"], tokens: tuple[int, ...]) -> Float[Tensor, " V*h*w"]:
+    flat = maps[..., list(tokens)].sum(-1).flatten()
+    return flat / flat.sum().clamp(min=1e-12)
