@@ -1,0 +1,7 @@
+"""Sparse-view NeRF: fields, their rendering, and the fit to a handful of views."""
+
+from .encodings import EncodingConfig
+from .field import FieldConfig, RadianceField, RenderedViews, load_field
+from .fit import FitConfig, fit_views
+
+__all__ = ["EncodingConfig", "FieldConfig", "FitConfig", "RadianceField", "RenderedViews", "fit_views", "load_field"]

@@ -1,0 +1,106 @@
+"""What the views say, ray by ray: the pixels that a fit draws from."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..views import ViewSet
+from .hull import FOREGROUND, carve
+from .occupancy import OccupancyGrid
+
+logger = logging.getLogger(__name__)
+
+DISSENT_WEIGHT = 0.1  # of background pixels where most views see a subject: enough to clean up, too little to erase it
+CHUNK = 8192
+HELD_BACK_SHARE, HELD_BACK_MOST = 0.02, 2048
+
+
+@dataclass
+class Evidence:
+    """The R rays of the views that cross the visual hull, with what they should see.
+
+    Attributes:
+        origins, directions: `[R, 3]` world units. near, far: `[R]` where each ray enters and leaves the hull.
+        color: `[R, 3]` the foreground's share of the pixel's colour, 0..mask. mask: `[R]` 0..1.
+        weight: `[R]` how much the pixel is believed.
+        training, held_back: indices of the rays to fit and of those to judge by.
+    """
+
+    origins: Float[Tensor, "R 3"]
+    directions: Float[Tensor, "R 3"]
+    near: Float[Tensor, " R"]
+    far: Float[Tensor, " R"]
+    color: Float[Tensor, "R 3"]
+    mask: Float[Tensor, " R"]
+    weight: Float[Tensor, " R"]
+    training: Int[Tensor, " T"]
+    held_back: Int[Tensor, " K"]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+
+def view_backgrounds(views: ViewSet) -> Float[Tensor, "V 3"]:
+    """Median colour of each view's pixels outside its mask; white where the object fills the view."""
+    colors = [image[mask < 0.05] for image, mask in zip(views.images, views.masks, strict=True)]
+    return torch.stack([c.median(dim=0).values if len(c) else c.new_ones(3) for c in colors])
+
+
+def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, generator: torch.Generator) -> Evidence:
+    """Carve `occupancy` by the views' masks and collect the rays that cross what is left, on its device.
+
+    Raises:
+        ValueError: no view has any foreground, or the views' cameras do not look at the same part of the box.
+    """
+    device = occupancy.hull.device
+    filled = (views.masks > FOREGROUND).flatten(1).any(1)
+    if not filled.any():
+        raise ValueError(
+            "the views' masks are empty, so there is nothing to fit: give masks that are 1 on the subject, or views whose "
+            "subject stands out from the background"
+        )
+    if not filled.all():
+        empty = ", ".join(str(int(i)) for i in (~filled).nonzero()[:, 0])
+        logger.warning("views %s have an empty mask and are left out of the fit (views count from 0)", empty)
+    chosen = filled.nonzero()[:, 0].to(views.images.device)
+    cameras = views.cameras[chosen].to(device)
+    images, masks = views.images[chosen].to(device), views.masks[chosen].to(device)
+    hull, share = carve(masks, cameras, occupancy.resolution, occupancy.half_size)
+    if not hull.any():
+        raise ValueError(
+            f"the views agree on no foreground within the box of {2 * occupancy.half_size:g} world units around the origin: "
+            "check the cameras' elevation, distance and field of view"
+        )
+    background = view_backgrounds(views)[chosen].to(device)[:, None, None]
+    color = torch.minimum((images - (1 - masks[..., None]) * background).clamp(min=0), masks[..., None])
+    origins, directions = (r.reshape(-1, 3) for r in cameras.rays(views.height, views.width))
+    color, mask = color.reshape(-1, 3), masks.reshape(-1)
+
+    occupancy.set_hull(hull & (share < 1))
+    disputed = _crossing(occupancy, origins, directions, step)[0]
+    occupancy.set_hull(hull)
+    crosses, near, far = _crossing(occupancy, origins, directions, step)
+    weight = torch.where(disputed & (mask < FOREGROUND), DISSENT_WEIGHT, 1.0)
+    rays = crosses.nonzero()[:, 0]
+    shuffled = torch.randperm(len(rays), generator=generator).to(device)
+    held_back = min(int(len(rays) * HELD_BACK_SHARE), HELD_BACK_MOST)
+    return Evidence(
+        *(x[rays] for x in (origins, directions, near, far, color, mask, weight)), shuffled[held_back:], shuffled[:held_back]
+    )
+
+
+def _crossing(occupancy: OccupancyGrid, origins: Tensor, directions: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Which rays meet an occupied cell, and the distances between which they do, with a stratum to spare."""
+    near = origins.new_full((len(origins),), float("inf"))
+    far = torch.zeros_like(near)
+    for first in range(0, len(origins), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        samples = occupancy.march(origins[chunk], directions[chunk], step / 2)
+        near[chunk] = near[chunk].scatter_reduce(0, samples.ray, samples.t - step, "amin")
+        far[chunk] = far[chunk].scatter_reduce(0, samples.ray, samples.t + step, "amax")
+    return near < far, near.clamp(min=0), far

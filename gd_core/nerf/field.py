@@ -1,0 +1,268 @@
+"""`RadianceField`: density and colour of every point of a box, and how rays see them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..cameras import Cameras
+from .compositing import RaySamples, render_weights
+from .encodings import EncodingConfig, make_encoding
+from .occupancy import OccupancyGrid
+
+FORMAT = "grounded-dreamer-field"
+FORMAT_VERSION = 1
+DENSITY_SCALE = 30.0  # sigma = 30 softplus(h - 3): starts transparent, which four views need (reference/nerf_cpu)
+DENSITY_BIAS = -3.0
+
+
+@dataclass(frozen=True)
+class FieldConfig:
+    """Shape of a field; stored in the header of its file.
+
+    Attributes:
+        encoding: see `EncodingConfig`.
+        hidden: width of the MLP's one hidden layer.
+        half_size: the field lives in the box [-half_size, half_size]^3, world units.
+        occupancy_resolution: cells a side of the occupancy grid.
+        step: length of a sampling stratum along a ray, world units.
+    """
+
+    encoding: EncodingConfig = field(default_factory=EncodingConfig)
+    hidden: int = 32
+    half_size: float = 1.0
+    occupancy_resolution: int = 64
+    step: float = 0.03
+
+
+@dataclass
+class RayOutput:
+    """What R rays see.
+
+    Attributes:
+        rgb: `[R, 3]` colour over the background, 0..1.
+        alpha: `[R]` opacity, 0..1.
+        depth: `[R]` mean distance from the origin over what the ray hits, world units; 0 where it hits nothing.
+        normal: `[R, 3]` composited outward normals in world space, length at most 1; None if not asked for.
+        samples, weights: the packed samples and their compositing weights `[N]`, for regularisers.
+        sample_normals: `[N, 3]` unit normals of the samples (zero where the weight is negligible), or None.
+    """
+
+    rgb: Float[Tensor, "R 3"]
+    alpha: Float[Tensor, " R"]
+    depth: Float[Tensor, " R"]
+    normal: Float[Tensor, "R 3"] | None
+    samples: RaySamples
+    weights: Float[Tensor, " N"]
+    sample_normals: Float[Tensor, "N 3"] | None
+
+
+@dataclass
+class RenderedViews:
+    """V rendered views: `rgb [V, H, W, 3]` 0..1, `alpha`, `depth` `[V, H, W]`, `normal [V, H, W, 3]`; see `RayOutput`."""
+
+    rgb: Float[Tensor, "V H W 3"]
+    alpha: Float[Tensor, "V H W"]
+    depth: Float[Tensor, "V H W"]
+    normal: Float[Tensor, "V H W 3"]
+
+
+class RadianceField(nn.Module):
+    """A density (1 / world unit) and a view-independent colour at every point of a box.
+
+    Training needs nothing from here but `parameters()`, `render_rays` and, now and then, `update_occupancy`. The optimiser
+    belongs to whoever trains.
+
+    Attributes:
+        config: its shape. provenance: JSON-able record of how it was made, saved with it.
+    """
+
+    def __init__(self, config: FieldConfig = FieldConfig(), device: torch.device | str = "cpu", seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.provenance: dict = {}
+        device = torch.device(device)
+        generator = torch.Generator().manual_seed(seed)
+        self.encoding = make_encoding(config.encoding, device, generator)
+        self.mlp = nn.Sequential(
+            _linear(self.encoding.features, config.hidden, generator), nn.ReLU(), _linear(config.hidden, 4, generator)
+        )
+        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.half_size)
+        self.to(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.mlp[0].weight.device
+
+    def _heads(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4"]:
+        unit = (points / (2 * self.config.half_size) + 0.5).clamp(0, 1)
+        return self.mlp(self.encoding(unit))
+
+    def density_and_color(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
+        """Both at once, whatever the occupancy grid says of the points; differentiable in the parameters."""
+        density, color = self._heads(points).split((1, 3), dim=1)
+        return DENSITY_SCALE * nn.functional.softplus(density[:, 0] + DENSITY_BIAS), torch.sigmoid(color)
+
+    def raw_density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Density whatever the occupancy grid says of the points."""
+        return DENSITY_SCALE * nn.functional.softplus(self._heads(points)[:, 0] + DENSITY_BIAS)
+
+    def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
+        """Density as rays see it, 1 / world unit: zero outside the box and in cells that the occupancy grid holds empty."""
+        return self.raw_density(points) * self.occupancy.lookup(points)
+
+    def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """RGB in 0..1."""
+        return self.density_and_color(points)[1]
+
+    def normals(self, points: Float[Tensor, "N 3"], epsilon: float | None = None) -> Float[Tensor, "N 3"]:
+        """Unit outward normals, -grad(density) by central differences of width `epsilon` (world units, default one stratum).
+
+        Differences rather than autograd, since `grid_sample` has no second derivative. Zero where the density is flat.
+        """
+        epsilon = epsilon or self.config.step
+        offsets = epsilon * torch.eye(3, device=points.device, dtype=points.dtype)
+        around = torch.cat((points[None] + offsets[:, None], points[None] - offsets[:, None]))
+        ahead, behind = self.raw_density(around.reshape(-1, 3)).view(2, 3, -1)
+        return nn.functional.normalize((behind - ahead).T, dim=-1, eps=1e-6)
+
+    def render_rays(
+        self,
+        origins: Float[Tensor, "R 3"],
+        directions: Float[Tensor, "R 3"],
+        background: Float[Tensor, "*#R 3"] | float = 1.0,
+        generator: torch.Generator | None = None,
+        with_normals: bool = False,
+        span: tuple[Float[Tensor, " R"], Float[Tensor, " R"]] | None = None,
+    ) -> RayOutput:
+        """Render rays, differentiable in the parameters.
+
+        Args:
+            origins, directions: `[R, 3]` world units, directions of length one.
+            background: RGB 0..1, one for all `[3]` or one for each ray `[R, 3]`.
+            generator: CPU generator that places samples at random in their strata; None: in the middle.
+            with_normals: also composite normals, at seven times the cost of the samples that matter.
+            span: see `OccupancyGrid.march`.
+        """
+        samples = self.occupancy.march(origins, directions, self.config.step, generator, span)
+        return self.render_samples(origins, directions, samples, background, with_normals)
+
+    def render_samples(
+        self,
+        origins: Float[Tensor, "R 3"],
+        directions: Float[Tensor, "R 3"],
+        samples: RaySamples,
+        background: Float[Tensor, "*#R 3"] | float = 1.0,
+        with_normals: bool = False,
+    ) -> RayOutput:
+        """`render_rays` with the samples given."""
+        along = directions.index_select(0, samples.ray)
+        points = torch.addcmul(origins.index_select(0, samples.ray), along, samples.t[:, None])
+        density, color = self.density_and_color(points)
+        weights = render_weights(samples, density)
+        alpha = samples.sum(weights)
+        rgb = samples.sum(color * weights[:, None]) + (1 - alpha[:, None]) * background
+        depth = samples.sum(weights * samples.t) / alpha.clamp(min=1e-4)
+        normal = sample_normals = None
+        if with_normals:
+            visible = (weights.detach() > 1e-3).nonzero()[:, 0]
+            sample_normals = torch.zeros_like(points).index_copy(0, visible, self.normals(points[visible]))
+            normal = samples.sum(weights[:, None] * sample_normals)
+        return RayOutput(rgb, alpha, depth, normal, samples, weights, sample_normals)
+
+    @torch.no_grad()
+    def render(
+        self,
+        cameras: Cameras,
+        height: int,
+        width: int,
+        background: float | Float[Tensor, " 3"] = 1.0,
+        with_normals: bool = True,
+        rays_per_chunk: int = 8192,
+    ) -> RenderedViews:
+        """Render whole views without gradients, on the field's device; `rays_per_chunk` bounds the memory, whatever the size.
+
+        Args:
+            cameras: any number, anywhere. height, width: pixels. background: RGB 0..1.
+            with_normals: False leaves `normal` zero and halves the time.
+        """
+        cameras = cameras.to(self.device)
+        shape = (len(cameras), height, width)
+        rgb, normal = torch.empty(*shape, 3, device=self.device), torch.zeros(*shape, 3, device=self.device)
+        alpha, depth = torch.empty(shape, device=self.device), torch.empty(shape, device=self.device)
+        for view in range(len(cameras)):
+            origins, directions = (r.reshape(-1, 3) for r in cameras[view].rays(height, width))
+            for first in range(0, height * width, rays_per_chunk):
+                chunk = slice(first, first + rays_per_chunk)
+                out = self.render_rays(origins[chunk], directions[chunk], background, with_normals=with_normals)
+                rgb[view].view(-1, 3)[chunk] = out.rgb.clamp(0, 1)
+                alpha[view].view(-1)[chunk] = out.alpha.clamp(0, 1)
+                depth[view].view(-1)[chunk] = out.depth
+                if with_normals:
+                    normal[view].view(-1, 3)[chunk] = out.normal
+        return RenderedViews(rgb, alpha, depth, normal)
+
+    def update_occupancy(self, generator: torch.Generator, min_alpha: float = 0.01, decay: float = 0.95) -> None:
+        """Re-measure the density of every hull cell; a cell stays occupied if one stratum of it has opacity `min_alpha`."""
+        self.occupancy.update(self.raw_density, min_alpha / self.config.step, generator, decay)
+
+    def resize_encoding(self, resolution: int) -> None:
+        """Resample VM planes to another resolution (a hash grid holds all of them at once). Makes new parameters."""
+        if self.config.encoding.kind == "vm" and resolution != self.encoding.resolution:
+            self.encoding.resize(resolution)
+            self.config = replace(self.config, encoding=replace(self.config.encoding, resolution=resolution))
+
+    def save(self, path: str | Path) -> None:
+        """Write the field to one safetensors file; an existing file is replaced only once the new one is whole.
+
+        Raises:
+            OSError: the folder does not exist, cannot be written to, or is full.
+        """
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"cannot save the field to {path}: there is no folder {path.parent}")
+        header = {"format": FORMAT, "version": FORMAT_VERSION, "config": asdict(self.config), "provenance": self.provenance}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            save_file(tensors, temporary, {"header": json.dumps(header)})
+            temporary.replace(path)
+        except SafetensorError as error:
+            raise OSError(f"cannot save the field to {path}: {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """`nn.Linear` with torch's own initialisation, drawn from `generator` instead of the global one."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    bound = inputs**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+def load_field(path: str | Path, device: torch.device | str = "cpu") -> RadianceField:
+    """Read what `RadianceField.save` wrote. Raises ValueError that names the file when it is not one of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
+            tensors = {k: file.get_tensor(k) for k in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} does not hold a NeRF field saved by Grounded-Dreamer")
+    if header["version"] > FORMAT_VERSION:
+        raise ValueError(f"{path} has field format {header['version']}, this release reads up to {FORMAT_VERSION}: update it")
+    config = dict(header["config"])
+    loaded = RadianceField(FieldConfig(**{**config, "encoding": EncodingConfig(**config["encoding"])}), device)
+    loaded.load_state_dict(tensors)
+    loaded.provenance = header["provenance"]
+    return loaded

@@ -1,0 +1,280 @@
+"""Sparse-view fit: a handful of views in, a field out.
+
+    L = |C - C_view|^2 + w_mask |A - M|^2 + w_smooth(t) |c(x) - c(x + e)|
+
+over rays that cross the visual hull, before random backgrounds, and over points x of the hull. Colour that must vary slowly at
+first cannot paint each view's pixels on a bloated shape, so the shape gives way; later it may be as sharp as the views. From
+coarse planes to fine ones, inside the hull that the masks carve, starting transparent. docs/nerf.md has the measurements.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..views import Progress, ViewSet
+from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from .evidence import gather_evidence
+from .field import FieldConfig, RadianceField, RayOutput
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 20.0
+PREVIEW_SECONDS = 3.0
+PREVIEW_SIZE = 96
+ESTIMATE_STEPS = 20  # steps after which the time left is told
+SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of colour smoothness has fallen to zero
+SMOOTH_POINTS = 2048  # a step
+LR_DECAY = 0.1  # of both learning rates over the whole fit
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of `fit_views`.
+
+    Attributes:
+        field: shape of the field at the end of the fit.
+        steps: optimiser steps, unless `seconds` is given.
+        seconds: wall-clock budget instead of `steps`. Results then depend on the machine and on what else it does.
+        rays_per_step: rays drawn each step.
+        grid_lr, mlp_lr: Adam's learning rates of the encoding and of the MLP; both decay to a tenth.
+        mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
+        color_smoothness: weight at the start of the colour's mean difference between points one stratum apart.
+        coarse: (share of the fit, resolution as a share of the final one): VM planes have the resolution of the last entry
+            whose share is over.
+        prune_after, prune_every: steps before the occupancy grid is first re-measured, and between re-measurements.
+        patience: checks of the held-back rays (every `check_every` steps) without progress after which the fit stops early;
+            0 never stops.
+        seed: of everything random here.
+        device: "auto" takes CUDA, else MPS, else the CPU.
+    """
+
+    field: FieldConfig = field(default_factory=FieldConfig)
+    steps: int = 1000
+    seconds: float | None = None
+    rays_per_step: int = 1024
+    grid_lr: float = 0.05
+    mlp_lr: float = 0.02
+    mask_weight: float = 0.1
+    color_smoothness: float = 1.0
+    coarse: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0))
+    prune_after: int = 100
+    prune_every: int = 16
+    patience: int = 8
+    check_every: int = 100
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.rays_per_step < 1:
+            raise ValueError(f"a fit needs at least one step and one ray, got steps={self.steps}, rays={self.rays_per_step}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise ValueError(f"the budget must be a positive number of seconds, got {self.seconds}")
+
+
+def fit_views(
+    views: ViewSet,
+    config: FitConfig = FitConfig(),
+    progress: Progress | None = None,
+    resume: str | Path | None = None,
+) -> RadianceField:
+    """Fit a radiance field to the images and masks of `views`: any number, any cameras around the box.
+
+    Args:
+        views: masks are soft evidence; views that disagree cost detail, not the subject. Views with an empty mask are left out.
+        progress: called after each step, every few seconds with a preview. With a budget in seconds, `total` is an estimate.
+        resume: a checkpoint file. If it exists, the fit goes on from it, bit for bit as if it had not stopped. State is kept
+            there every 20 seconds, at the end, and when `progress` cancels. None keeps none.
+
+    Returns:
+        the field, its `provenance["fit"]` telling the settings, the steps done, the seconds and the held-back error.
+
+    Raises:
+        ValueError: the masks are empty, the cameras do not look at the box, or `resume` belongs to another fit.
+    """
+    checkpoint = None if resume is None else Path(resume)
+    fit = SparseViewFit(views, config)
+    if checkpoint is not None and checkpoint.exists():
+        fit.load(checkpoint)
+        logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
+    started = time.monotonic() - fit.elapsed
+    saved = shown = time.monotonic()
+    first_step = fit.steps_done
+    while not fit.done:
+        fit.step(time.monotonic() - started)
+        if fit.steps_done - first_step == ESTIMATE_STEPS:
+            logger.info("NeRF fit of %d steps: about %.0f s left", fit.steps_total, fit.seconds_left)
+        now = time.monotonic()
+        preview = None
+        if progress is not None and now - shown > PREVIEW_SECONDS:
+            preview, shown = fit.preview(), time.monotonic()
+        if checkpoint is not None and (fit.done or now - saved > CHECKPOINT_SECONDS):
+            fit.save(checkpoint)
+            saved = time.monotonic()
+        if progress is not None:
+            try:
+                progress(fit.steps_done, fit.steps_total, preview)
+            except BaseException:
+                if checkpoint is not None:
+                    fit.save(checkpoint)
+                raise
+    logger.info("NeRF fit: %d steps in %.0f s, held-back error %.5f", fit.steps_done, fit.elapsed, fit.best_error)
+    fit.field.provenance = {"fit": fit.report()}
+    return fit.field
+
+
+class SparseViewFit:
+    """A fit in progress: a field, its optimiser, and the evidence that they work on.
+
+    Attributes:
+        field: the field so far. steps_done: optimiser steps so far. elapsed: seconds of fitting so far.
+        share: of the budget that is used, 0..1.
+    """
+
+    def __init__(self, views: ViewSet, config: FitConfig) -> None:
+        device = pick_device(config.device)
+        self.config = config
+        self.inputs = fingerprint(views, config)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.field = RadianceField(config.field, device, config.seed)
+        self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator)
+        self.hull_cells = self.field.occupancy.hull.nonzero()
+        self.preview_camera = views.cameras[0]
+        self.steps_done, self.elapsed, self.share = 0, 0.0, 0.0
+        self.num_samples = 0
+        self.best_error, self.checks_without_progress = float("inf"), 0
+        self._set_resolution(config.coarse[0][1])
+
+    def _set_resolution(self, share_of_final: float) -> None:
+        """Bring the planes to their resolution; the optimiser starts anew, its moments being those of other texels."""
+        self.field.resize_encoding(round(self.config.field.encoding.resolution * share_of_final))
+        self.optimizer = torch.optim.Adam(
+            [{"params": self.field.encoding.parameters()}, {"params": self.field.mlp.parameters()}],
+            betas=(0.9, 0.99),
+            eps=1e-15,
+            fused=self.field.device.type in ("cpu", "cuda"),
+        )
+
+    @property
+    def done(self) -> bool:
+        return self.share >= 1
+
+    @property
+    def steps_total(self) -> int:
+        """Steps of the whole fit; an estimate if the budget is in seconds."""
+        if self.config.seconds is None and not self.done:
+            return self.config.steps
+        return max(round(self.steps_done / min(max(self.share, 1e-3), 1)), self.steps_done)
+
+    @property
+    def seconds_left(self) -> float:
+        return self.elapsed * (1 / max(self.share, 1e-6) - 1)
+
+    @torch.enable_grad()
+    def step(self, elapsed: float) -> None:
+        """One optimiser step; `elapsed` is the seconds that the fit has taken when it begins."""
+        config, evidence = self.config, self.evidence
+        for group, lr in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
+            group["lr"] = lr * LR_DECAY**self.share
+        drawn = torch.randint(len(evidence.training), (config.rays_per_step,), generator=self.generator)
+        rays = evidence.training[drawn.to(self.field.device)]
+        background = torch.rand(config.rays_per_step, 3, generator=self.generator).to(self.field.device)
+        out, loss = self._loss(rays, background, self.generator)
+        self.num_samples += len(out.weights)
+        smooth = config.color_smoothness * max(0.0, 1 - self.share / SMOOTH_UNTIL)
+        if smooth > 0:
+            loss = loss + smooth * self._color_variation()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.steps_done += 1
+        self.elapsed = elapsed
+        before, self.share = self.share, elapsed / config.seconds if config.seconds else self.steps_done / config.steps
+        for milestone, share_of_final in config.coarse:
+            if before < milestone <= self.share:
+                self._set_resolution(share_of_final)
+        if self.steps_done >= config.prune_after and self.steps_done % config.prune_every == 0:
+            self.field.update_occupancy(self.generator)
+        if config.patience and self.steps_done % config.check_every == 0:
+            self._check_held_back()
+
+    def _loss(self, rays: Tensor, background: Tensor, generator: torch.Generator | None) -> tuple[RayOutput, Tensor]:
+        evidence = self.evidence
+        out = self.field.render_rays(
+            evidence.origins[rays],
+            evidence.directions[rays],
+            background,
+            generator,
+            span=(evidence.near[rays], evidence.far[rays]),
+        )
+        mask, weight = evidence.mask[rays], evidence.weight[rays]
+        color_error = (out.rgb - evidence.color[rays] - (1 - mask[:, None]) * background).square().mean(1)
+        mask_error = (out.alpha - mask).square()
+        return out, (weight * (color_error + self.config.mask_weight * mask_error)).mean()
+
+    def _color_variation(self) -> Tensor:
+        """Mean absolute colour difference between random points of the hull and neighbours some stratum away."""
+        shape, device = (SMOOTH_POINTS, 3), self.field.device
+        drawn = torch.randint(len(self.hull_cells), shape[:1], generator=self.generator).to(device)
+        jitter = torch.rand(shape, generator=self.generator).to(device)
+        offset = self.config.field.step * torch.randn(shape, generator=self.generator).to(device)
+        points = (self.hull_cells[drawn] + jitter) * (2 / self.field.occupancy.resolution) - 1
+        points = points * self.config.field.half_size
+        here, there = self.field.color(torch.cat((points, points + offset))).chunk(2)
+        return (here - there).abs().mean()
+
+    @torch.no_grad()
+    def _check_held_back(self) -> None:
+        """Stop early once the error of rays that are never fitted has not fallen by a hundredth for a while."""
+        error = float(self._loss(self.evidence.held_back, torch.ones(3, device=self.field.device), None)[1])
+        if error < 0.99 * self.best_error:
+            self.best_error, self.checks_without_progress = error, 0
+            return
+        self.checks_without_progress += 1
+        if self.checks_without_progress >= self.config.patience:
+            logger.info("NeRF fit stops at step %d: held-back rays no longer improve", self.steps_done)
+            self.share = 1.0
+
+    def preview(self) -> Tensor:
+        """The field from the first view's camera, `[h, w, 3]` on the CPU."""
+        return self.field.render(self.preview_camera, PREVIEW_SIZE, PREVIEW_SIZE, with_normals=False).rgb[0].cpu()
+
+    def report(self) -> dict:
+        """JSON-able: settings, steps, seconds, error of the held-back rays."""
+        error = self.best_error if self.best_error < float("inf") else None
+        return {"config": asdict(self.config), "steps": self.steps_done, "seconds": self.elapsed, "held_back_error": error}
+
+    def save(self, path: Path) -> None:
+        """Write all that the next step depends on."""
+        counters = {
+            "steps_done": self.steps_done,
+            "elapsed": self.elapsed,
+            "share": self.share,
+            "best_error": self.best_error,
+            "checks_without_progress": self.checks_without_progress,
+            "resolution": self.field.config.encoding.resolution,
+        }
+        write_checkpoint(path, self.inputs, counters, self.field, self.optimizer, self.generator)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        counters, tensors = read_checkpoint(path, self.inputs)
+        self._set_resolution(counters.pop("resolution") / self.config.field.encoding.resolution)
+        vars(self).update(counters)
+        self.field.load_state_dict(tensors["field"])
+        state = self.optimizer.state_dict()
+        state["state"] = tensors["optimizer"]
+        self.optimizer.load_state_dict(state)
+        self.generator.set_state(tensors["generator"])
+
+
+def pick_device(name: str) -> torch.device:
+    """`"auto"`: CUDA (ROCm's too), else MPS, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
