@@ -1,0 +1,7 @@
+"""Radiance field to textured mesh, and mesh to file."""
+
+from .compare import ShapeScore, compare_meshes, compare_points, sample_surface
+from .extract import MeshConfig, extract_mesh
+from .triangle_mesh import TriangleMesh
+
+__all__ = ["MeshConfig", "ShapeScore", "TriangleMesh", "compare_meshes", "compare_points", "extract_mesh", "sample_surface"]

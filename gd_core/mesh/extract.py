@@ -1,0 +1,176 @@
+"""From a radiance field to a textured mesh: the whole of the mesh stage, top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from ..views import Progress
+from . import surface
+from .density import LOG_LIMIT, Field, density_grid, half_size
+from .texture import MAX_UNWRAP_FACES, bake_texture, shell_colors, unwrap
+from .triangle_mesh import TriangleMesh
+
+STAGES = {"density": 30, "surface": 10, "decimate": 5, "unwrap": 20, "bake": 35}  # share of the time, in percent
+
+
+@dataclass
+class MeshConfig:
+    """How a field becomes a mesh.
+
+    Attributes:
+        resolution: density grid cells along each side of the box, 16..512, a multiple of 4; 512 takes some 3 GB of memory.
+        density_threshold: density (1 / world unit) of the surface; None chooses it so that the mesh has the silhouettes that
+            the field renders (`density.automatic_threshold`).
+        target_faces: decimate to about this many faces; 0 keeps all.
+        color: "texture" unwraps and bakes a texture, "vertex" gives colours to vertices only.
+        texture_size: texels along each side of the texture, 64..8192.
+        min_piece_fraction: connected pieces with less than this part of the largest one's volume are floaters and go, 0..1.
+        shell_depth: how far around the surface colour is gathered, in grid cells.
+        shell_samples: how many samples of each texel's or vertex's ray are taken there.
+    """
+
+    resolution: int = 256
+    density_threshold: float | None = None
+    target_faces: int = 20_000
+    color: Literal["texture", "vertex"] = "texture"
+    texture_size: int = 1024
+    min_piece_fraction: float = 0.01
+    shell_depth: float = 1.5
+    shell_samples: int = 5
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.resolution <= 512 or self.resolution % 4:
+            raise ValueError(f"mesh resolution must be a multiple of 4 between 16 and 512, got {self.resolution}")
+        if self.density_threshold is not None and not self.density_threshold > 0:
+            raise ValueError(f"the density threshold must be positive, got {self.density_threshold}")
+        if self.target_faces != 0 and self.target_faces < 100:
+            raise ValueError(f"target_faces must be 0 (keep all) or at least 100, got {self.target_faces}")
+        if self.color not in ("texture", "vertex"):
+            raise ValueError(f"mesh colour must be 'texture' or 'vertex', got '{self.color}'")
+        if self.color == "texture" and self.target_faces > MAX_UNWRAP_FACES:
+            raise ValueError(
+                f"target_faces {self.target_faces} is too many to unwrap (limit {MAX_UNWRAP_FACES}): "
+                "lower it, or use vertex colours"
+            )
+        if not 64 <= self.texture_size <= 8192:
+            raise ValueError(f"texture_size must be between 64 and 8192, got {self.texture_size}")
+        if not 0 <= self.min_piece_fraction < 1:
+            raise ValueError(f"min_piece_fraction must be at least 0 and below 1, got {self.min_piece_fraction}")
+        if not self.shell_depth > 0 or self.shell_samples < 2:
+            raise ValueError(
+                f"the colour shell needs a positive depth and 2 samples, got {self.shell_depth} and {self.shell_samples}"
+            )
+
+
+class Stopwatch:
+    """Times the stages and turns "this part of this stage" into percent of the whole for `progress`."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.seconds: dict[str, float] = {}
+        self.before = 0
+        self.reported = 0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        start = time.perf_counter()
+
+        def tick(part: float) -> None:
+            percent = self.before + int(STAGES[name] * part)
+            if self.progress is not None and percent > self.reported:
+                self.reported = percent
+                self.progress(percent, 100, None)
+
+        yield tick
+        tick(1.0)
+        self.before += STAGES[name]
+        self.seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progress | None = None) -> TriangleMesh:
+    """Turn a field into a closed, decimated, coloured mesh.
+
+    Args:
+        field: anything with `density(points)` and `color(points)` in a box (a `RadianceField`); see `density.Field`.
+        config: see `MeshConfig`; None for the defaults.
+        progress: called with percent of the work done; may raise to cancel.
+
+    Returns:
+        the mesh; `report` says how it came about, and whether it is watertight or what its defects are.
+
+    Raises ValueError when nothing in the field reaches the threshold; the message names the highest density.
+    """
+    config = config or MeshConfig()
+    watch = Stopwatch(progress)
+    with watch.stage("density") as tick:
+        grid, threshold, highest = density_grid(field, config.resolution, config.density_threshold, tick)
+    with watch.stage("surface"):
+        grid = np.pad(grid, 1, constant_values=-LOG_LIMIT)  # what touches the box's border is closed there
+        cavities = surface.fill_cavities(grid)
+        vertices, faces = surface.isosurface(grid, half_size(field))
+        vertices, faces, floaters = surface.drop_floaters(vertices, faces, config.min_piece_fraction)
+    with watch.stage("decimate"):
+        vertices, faces = surface.decimate(vertices, faces, config.target_faces or len(faces))
+        vertices, faces = surface.repair(vertices, faces)
+        normals = surface.vertex_normals(vertices, faces)
+    report = {
+        "resolution": config.resolution,
+        "density_threshold": threshold,
+        "highest_density": highest,
+        "floaters_removed": floaters,
+        "cavities_filled": cavities,
+        "faces": len(faces),
+        **describe_surface(vertices, faces),
+    }
+    pieces = ranked_pieces(vertices, faces)
+    depth = config.shell_depth * 2 * half_size(field) / config.resolution
+    uvs = texture = None
+    with watch.stage("unwrap"):
+        colors = shell_colors(field, vertices, normals, depth, config.shell_samples)
+        if config.color == "texture":
+            source, faces, uvs = unwrap(vertices, faces, normals, config.texture_size)
+            vertices, normals, colors = vertices[source], normals[source], colors[source]
+    with watch.stage("bake") as tick:
+        if config.color == "texture":
+            texture, report["texture_coverage"] = bake_texture(
+                field, vertices, normals, uvs, faces, config.texture_size, depth, config.shell_samples, tick
+            )
+    report["seconds"] = watch.seconds
+    return TriangleMesh(
+        vertices=torch.from_numpy(vertices),
+        faces=torch.from_numpy(faces),
+        normals=torch.from_numpy(normals),
+        vertex_colors=torch.from_numpy(colors),
+        uvs=None if uvs is None else torch.from_numpy(uvs),
+        texture=None if texture is None else torch.from_numpy(texture),
+        pieces=torch.from_numpy(pieces),
+        report=report,
+    )
+
+
+def ranked_pieces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Connected piece of each face, numbered from the largest volume down."""
+    labels = surface.piece_labels(vertices, faces)
+    order = np.argsort(-surface.piece_volumes(vertices, faces, labels), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[labels].astype(np.int64)
+
+
+def describe_surface(vertices: np.ndarray, faces: np.ndarray) -> dict:
+    """Pieces with their volumes, and whether the surface is closed; measured before seams are cut."""
+    defects = surface.find_defects(faces)
+    volumes = surface.piece_volumes(vertices, faces, ranked_pieces(vertices, faces))
+    return {
+        "pieces": len(volumes),
+        "piece_volumes": [round(float(volume), 6) for volume in volumes],
+        "watertight": defects.watertight,
+        "defects": defects.describe(),
+    }
