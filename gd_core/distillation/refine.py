@@ -1,0 +1,269 @@
+"""`refine`: hybrid refinement of a fitted field by multi-view score distillation and the reference views."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..diffusion.model import MVDream
+from ..nerf.field import RadianceField
+from ..views import Progress, ViewSet
+from .checkpoint import RefineState, Snapshot, fingerprint, load_state, save_state
+from .config import RefineConfig
+from .guidance import Guidance, frozen, image_guidance, multiview_guidance
+from .memory import choose_preset, is_out_of_memory, offloaded, preset_named, smaller_preset
+from .objective import HybridObjective, reference_rays
+
+if TYPE_CHECKING:  # its import brings in every image processor of transformers
+    from diffusers import StableDiffusionPipeline
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 10.0
+OCCUPANCY_EVERY = 16  # nerfacc's and MVDream-threestudio's interval
+VISIBLE_PSNR = 30.0  # decibels of reference PSNR; what a fit has above is not seen, so the guard does not hold it
+MIN_MASK_IOU = 0.5  # of a field's own views; views that disagree still leave 0.7
+
+
+class TermNotFinite(ArithmeticError):
+    """A term of the loss, or its gradient, is NaN or infinite."""
+
+
+def refine(
+    field: RadianceField,
+    views: ViewSet,
+    model: MVDream | StableDiffusionPipeline,
+    config: RefineConfig = RefineConfig(),  # noqa: B008
+    progress: Progress | None = None,
+    resume: str | Path | None = None,
+) -> RadianceField:
+    """Refine a copy of `field`; what comes back is as good as new on the reference views, to `config.max_psnr_drop` decibels.
+
+    Args:
+        field: fitted to `views`; left as it is.
+        views: the reference views, with the prompt that they show.
+        model: the multi-view model that judges novel views, or a Stable Diffusion pipeline for 2D guidance.
+        progress: called after each step with a render; may raise to cancel.
+        resume: checkpoint file. It is written every 10 seconds and when `progress` raises; where it exists, the run goes on
+            from it and ends bit-identical to an unbroken one. It stays at the end: whoever has saved the result removes it.
+
+    Returns:
+        The state with the best held-back score among those that held the guard; the last state if `reference_weight` is 0. Its
+        `provenance["refine"]` holds settings, evaluations and events (weight halved, preset lowered, a term not finite).
+
+    Raises:
+        ValueError: the field does not show the views' scene, the model reads no cameras, the views have no prompt, or the
+            checkpoint belongs to another run.
+        MemoryError: not even the smallest memory preset fits.
+    """
+    checkpoint = None if resume is None else Path(resume)
+    with ExitStack() as stack:
+        run = Refinement(field, views, model, config, checkpoint, stack)
+        while run.state.step < config.steps and not run.stopped:
+            preview = run.step()
+            if progress is not None:
+                run.report(progress, preview)
+    return run.finish()
+
+
+def make_guidance(model: MVDream | StableDiffusionPipeline, views: ViewSet, config: RefineConfig) -> Guidance:
+    """The judge that `config` asks for, bound to the prompt of `views`."""
+    if not views.prompt.strip():
+        raise ValueError("the views carry no prompt, which refinement is guided by: give them the text that they show")
+    if isinstance(model, MVDream):
+        return multiview_guidance(model, views.prompt, config.negative_prompt, num_views=4 if config.multi_view else 1)
+    return image_guidance(model, views.prompt, config.negative_prompt or "")
+
+
+class Refinement:
+    """One run of `refine`: the field in work, its optimiser, and the state to go back to or on from."""
+
+    def __init__(
+        self,
+        field: RadianceField,
+        views: ViewSet,
+        model: MVDream | StableDiffusionPipeline,
+        config: RefineConfig,
+        checkpoint: Path | None,
+        stack: ExitStack,
+    ) -> None:
+        guidance = make_guidance(model, views, config)
+        stack.enter_context(frozen(guidance.vae))
+        self.model, self.config, self.checkpoint, self.stack = model, config, checkpoint, stack
+        self.field = copy.deepcopy(field).requires_grad_(True)
+        self.objective = HybridObjective(config, guidance, reference_rays(views, field.device), views)
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": self.field.encoding.parameters(), "lr": config.grid_lr},
+                {"params": self.field.mlp.parameters(), "lr": config.mlp_lr},
+            ],
+            betas=(0.9, 0.99),
+            eps=1e-15,
+        )
+        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.inputs = fingerprint(field, views, guidance, config)
+        self.stopped = False
+        self.started = self.saved = time.monotonic()
+        if checkpoint is not None and checkpoint.exists():
+            self.state = load_state(checkpoint, self.inputs)
+            self._use_preset(self.state.preset)
+            self._restore(self.state.now)
+            self.generator.set_state(self.state.generator)
+            logger.info("refinement goes on at step %d of %d from %s", self.state.step, config.steps, checkpoint)
+        else:
+            preset = choose_preset(self.field, self.objective.reference, guidance, config)
+            self._use_preset(preset.name)
+            self.state = self._initial_state(preset.name)
+
+    def _initial_state(self, preset: str) -> RefineState:
+        psnr, iou = self.objective.match_with_references(self.field)
+        if self.config.reference_weight > 0 and iou < MIN_MASK_IOU:
+            raise ValueError(
+                f"the field does not show the scene of the views: its outline overlaps theirs by {100 * iou:.0f} % only. Give "
+                "the field that was fitted to these views"
+            )
+        score = self.objective.held_back_score(self.field)
+        now = Snapshot.of(self.field, self.optimizer)
+        history = [{"step": 0, "reference_psnr": psnr, "held_back_score": score}]
+        best = Snapshot.of(self.field)
+        return RefineState(0, self.generator.get_state(), now, now, best, psnr, score, preset, history=history)
+
+    def _use_preset(self, name: str) -> None:
+        preset = preset_named(name)
+        self.objective.rays_per_chunk = preset.rays_per_chunk
+        self.objective.max_image_size = preset.max_image_size
+        self.objective.guidance.checkpointing = preset.checkpointing
+        if preset.offload:
+            self.stack.enter_context(offloaded(self.model))
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        snapshot.restore(self.field, self.optimizer)
+
+    def step(self) -> Tensor | None:
+        """One optimiser step and what is due after it; returns a preview `[s, s, 3]` or None."""
+        state = self.state
+        share = state.step / self.config.steps
+        before = self.generator.get_state()
+        try:
+            preview = self._optimize(share)
+        except TermNotFinite as error:
+            self._restore(state.good)
+            self._event(f"stopped at step {state.step + 1}: {error}; the last good state was restored")
+            self.stopped = True
+            return None
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self.generator.set_state(before)
+            self._lower_preset(error)
+            return None
+        state.step += 1
+        if state.step % OCCUPANCY_EVERY == 0:
+            self.field.update_occupancy(self.generator)
+        if state.step % self.config.evaluate_every == 0 or state.step == self.config.steps:
+            self._evaluate()
+        if self.checkpoint is not None and time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            self.save()
+        return preview
+
+    def _optimize(self, share: float) -> Tensor | None:
+        for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
+            group["lr"] = lr * 0.1**share
+        sds_weight = self.config.sds_weight.at(share) * self.state.sds_scale
+        terms, preview = self.objective.terms(self.field, share, sds_weight, self.generator)
+        if not terms:  # no references, and the SDS ramp still at 0
+            return None
+        for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
+            if not math.isfinite(value):
+                raise TermNotFinite(f"the {name} loss is {value}")
+        self.optimizer.zero_grad(set_to_none=True)
+        sum(terms.values()).backward()
+        gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
+        if not math.isfinite(float(torch.stack(torch._foreach_norm(gradients)).sum())):
+            raise TermNotFinite(f"the gradient of {' + '.join(terms)} is not finite")
+        self.optimizer.step()
+        return preview
+
+    def _lower_preset(self, error: RuntimeError) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        smaller = smaller_preset(preset_named(self.state.preset))
+        if smaller is None:
+            raise MemoryError(
+                f"refinement ran out of memory at step {self.state.step + 1} even with the {self.state.preset} preset: close "
+                "other programs that use the device, or refine on the CPU"
+            ) from error
+        self._event(f"out of memory at step {self.state.step + 1}: went down from preset {self.state.preset} to {smaller.name}")
+        self.state.preset = smaller.name
+        self._use_preset(smaller.name)
+
+    def _evaluate(self) -> None:
+        """Hold the guard, and keep the state if it is the best so far."""
+        state = self.state
+        psnr, _ = self.objective.match_with_references(self.field)
+        score = self.objective.held_back_score(self.field)
+        state.history.append({"step": state.step, "reference_psnr": psnr, "held_back_score": score})
+        if self.config.reference_weight == 0:  # nothing to hold on to: the model has the last word
+            state.good, state.best = Snapshot.of(self.field, self.optimizer), Snapshot.of(self.field)
+            state.best_score, state.best_step = score, state.step
+            return
+        if not psnr >= min(state.baseline_psnr, VISIBLE_PSNR) - self.config.max_psnr_drop:
+            self._restore(state.good)
+            state.sds_scale /= 2
+            self._event(
+                f"reference PSNR fell from {state.baseline_psnr:.2f} to {psnr:.2f} dB at step {state.step}: the last good "
+                f"state was restored and the SDS weight cut to {state.sds_scale:g} of its ramp"
+            )
+            return
+        state.good = Snapshot.of(self.field, self.optimizer)
+        if score > state.best_score:
+            state.best, state.best_score, state.best_step = Snapshot.of(self.field), score, state.step
+
+    def _event(self, words: str) -> None:
+        logger.warning("refinement: %s", words)
+        self.state.events.append(words)
+
+    def report(self, progress: Progress, preview: Tensor | None) -> None:
+        """Tell `progress`; when it cancels, leave a checkpoint."""
+        try:
+            progress(self.state.step, self.config.steps, preview)
+        except BaseException:
+            if self.checkpoint is not None:
+                self.save()
+            raise
+
+    def save(self) -> None:
+        self.state.now = Snapshot.of(self.field, self.optimizer)
+        self.state.generator = self.generator.get_state()
+        save_state(self.checkpoint, self.state, self.inputs)
+        self.saved = time.monotonic()
+
+    def finish(self) -> RadianceField:
+        """The best field, with its provenance."""
+        if self.checkpoint is not None:
+            self.save()
+        state = self.state
+        state.best.restore(self.field)
+        self.field.provenance = {
+            **self.field.provenance,
+            "refine": {
+                "config": asdict(self.config),
+                "preset": state.preset,
+                "best_step": state.best_step,
+                "history": state.history,
+                "events": state.events,
+            },
+        }
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.field
