@@ -1,0 +1,191 @@
+"""The command line's arguments: `python -m gd_core COMMAND`, one for the whole job and one for each of its stages."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = "Grounded-Dreamer: text to a textured 3D mesh with every subject in it."
+EVALUATE_HELP = "run a prompt set, score it, and write a report"
+FIELD_HELP = "field saved by fit, refine or generate (.safetensors)"
+VIEWS_HELP = "views saved by views or generate (.safetensors)"
+MODEL_HELP = "'tiny', a model folder, a .safetensors or .pt checkpoint, or owner/name@revision on the hub (default: tiny)"
+PRESETS = ("auto", "24GB", "12GB", "8GB")
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 when interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for name in ("diffusers", "transformers", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if argv[:1] == ["evaluate"]:
+        from .evaluation.cli import main as evaluate  # noqa: PLC0415
+
+        return evaluate(argv[1:])
+    args = make_parser().parse_args(argv)
+    # Only now, since torch and diffusers take seconds to import and --help should not.
+    from .commands import COMMANDS  # noqa: PLC0415
+
+    try:
+        COMMANDS[args.command](args)
+    except (ValueError, OSError, MemoryError) as error:
+        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        print("error:", " ".join(message.split()), file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m gd_core", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_generate(commands)
+    _add_views(commands)
+    _add_fit(commands)
+    _add_refine(commands)
+    _add_mesh(commands)
+    _add_render(commands)
+    _add_convert(commands)
+    commands.add_parser("evaluate", help=EVALUATE_HELP, add_help=False)
+    return parser
+
+
+def _add_generate(commands) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="the whole job: prompt to mesh",
+        description="The whole job: views, fit, refinement, mesh, turntable. DIR gets views.png, attention.png, turntable.mp4, "
+        "mesh.glb, field.safetensors and run.json. A killed run goes on with --resume DIR and ends with the same bytes.",
+    )
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what to make; not needed with --resume")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR, with its own settings")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
+    _add_model(parser)
+    _add_sampling(parser)
+    parser.add_argument("--fit-steps", type=int, metavar="N", help="optimiser steps of the fit (default: the fit's own)")
+    parser.add_argument("--refine-steps", type=int, metavar="N", help="of the refinement, 0 to skip it (default: its own)")
+    _add_preset(parser)
+    _add_mesh_settings(parser)
+    parser.add_argument("--turntable-frames", type=int, default=36, metavar="N", help="frames of one turn (default: 36)")
+    parser.add_argument("--turntable-size", type=int, default=256, metavar="PIXELS", help="pixels a side, even (default: 256)")
+
+
+def _add_views(commands) -> None:
+    parser = commands.add_parser(
+        "views",
+        help="stage 1: four views from a prompt",
+        description="Sample four consistent views. PNGs are written beside FILE.",
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help="what to make")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the views (.safetensors)")
+    _add_model(parser)
+    _add_sampling(parser)
+
+
+def _add_fit(commands) -> None:
+    parser = commands.add_parser(
+        "fit", help="stage 2: a radiance field from views", description="Fit a radiance field to views."
+    )
+    parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the field (.safetensors)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the fit's own)")
+    _add_seed(parser)
+    _add_checkpoint(parser)
+
+
+def _add_refine(commands) -> None:
+    parser = commands.add_parser(
+        "refine",
+        help="stage 3: refine a field with the multi-view model",
+        description="Refine a field by score distillation, held to its reference views.",
+    )
+    parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
+    parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP + ": those that FIELD was fitted to")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the result (.safetensors)")
+    _add_model(parser)
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the refinement's own)")
+    parser.add_argument("--guidance-scale", type=float, metavar="S", help="of the prompt (default: the refinement's own)")
+    _add_preset(parser)
+    _add_seed(parser)
+    _add_checkpoint(parser)
+
+
+def _add_mesh(commands) -> None:
+    parser = commands.add_parser(
+        "mesh", help="stage 4: a textured mesh from a field", description="Extract a mesh; FILE's suffix names the format."
+    )
+    parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mesh file: .glb, .obj, .ply or .stl")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_mesh_settings(parser)
+
+
+def _add_render(commands) -> None:
+    parser = commands.add_parser(
+        "render",
+        help="pictures of a field: a turntable (.mp4) or a row of views (.png)",
+        description="Render a field from all around.",
+    )
+    parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="turntable (.mp4) or row of views (.png)")
+    parser.add_argument("--frames", type=int, default=36, metavar="N", help="frames or views of one turn (default: 36)")
+    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="pixels a side, even for .mp4 (default: 256)")
+    parser.add_argument("--elevation", type=float, default=15.0, metavar="DEGREES", help="above the horizon (default: 15)")
+    parser.add_argument("--distance", type=float, default=3.0, metavar="UNITS", help="of the camera (default: 3)")
+    parser.add_argument("--fov", type=float, default=40.0, metavar="DEGREES", help="vertical field of view (default: 40)")
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="a checkpoint to our bundle, which loads memory-mapped and fast",
+        description="Write any model that can be loaded as a bundle of safetensors.",
+    )
+    parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
+    parser.add_argument("destination", type=Path, metavar="DST", help="new folder")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what not to show (default: nothing)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    parser.add_argument("--guidance-scale", type=float, metavar="S", help="of the prompt (default: the model's own)")
+    parser.add_argument(
+        "--focus",
+        metavar="JSON",
+        help='focus words and weights 0 to 3, {"v": 1, "focus": [{"word": "cube", "occurrence": 0, "weight": 1.2}]} '
+        "(default: the prompt's subjects at weight 1)",
+    )
+    parser.add_argument("--no-refocus", action="store_true", help="plain MVDream sampling, without attention refocusing")
+    _add_seed(parser)
+
+
+def _add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", type=Path, metavar="FILE", help="checkpoint to write, and to go on from if it is there")
+
+
+def _add_preset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", choices=PRESETS, default="auto", help="memory preset (default: the largest that fits)")
+
+
+def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mesh-resolution", type=int, metavar="N", help="density grid cells a side (default: 256)")
+    parser.add_argument("--faces", type=int, metavar="N", help="faces after decimation, 0 keeps all (default: 20000)")
+    parser.add_argument("--texture-size", type=int, metavar="TEXELS", help="texels a side (default: 1024)")
+    parser.add_argument("--vertex-colors", action="store_true", help="colours at the vertices instead of a texture")

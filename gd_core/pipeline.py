@@ -1,0 +1,106 @@
+"""The whole job, top to bottom: views, fit, refinement, mesh, turntable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from .attention import Focus, RefocusConfig
+from .diffusion import load_mvdream, sample_views
+from .diffusion.model import MVDream
+from .distillation import RefineConfig, refine
+from .mesh import MeshConfig, extract_mesh
+from .nerf import FitConfig, RadianceField, fit_views, load_field
+from .runs import RunFolder, StageProgress, match_with_views, save_field, save_mesh, save_views
+from .video import render_orbit, turntable_cameras, write_mp4
+from .views import Progress, ViewSet, load_views
+
+
+def generate(
+    prompt: str,
+    out_dir: str | Path,
+    *,
+    model: str | MVDream = "tiny",
+    seed: int = 0,
+    negative_prompt: str = "",
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+    focus: Focus | None = None,
+    refocus: RefocusConfig | None = RefocusConfig(),  # noqa: B008
+    fit: FitConfig = FitConfig(),  # noqa: B008
+    refinement: RefineConfig | None = RefineConfig(),  # noqa: B008
+    mesh: MeshConfig = MeshConfig(),  # noqa: B008
+    turntable_frames: int = 36,
+    turntable_size: int = 256,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: StageProgress | None = None,
+) -> dict:
+    """Text to a textured mesh in `out_dir`.
+
+    Leaves `views.png`, `attention.png`, `turntable.mp4`, `mesh.glb`, `field.safetensors` and `run.json` (settings, versions,
+    seconds, metrics), besides `views.safetensors` and `fit.safetensors`, from which a killed run goes on.
+
+    Args:
+        model: a loaded model, or what `load_mvdream` reads.
+        seed: of the views, the fit and the refinement.
+        steps, guidance_scale: of the sampler; None takes the model's own.
+        focus: None focuses on the prompt's subjects. refocus: None samples plainly.
+        refinement: None leaves the fitted field as it is.
+        turntable_frames, turntable_size: frames of one turn, 12 a second, and pixels a side, even.
+        resume: go on with the run in `out_dir`, which must have been started with the same settings.
+        overwrite: replace an earlier run in `out_dir`.
+        progress: called with the stage's name in each step of each stage; may raise to cancel.
+
+    Returns:
+        what `run.json` holds.
+
+    Raises:
+        ValueError: for bad settings, or an `out_dir` that holds another run.
+        OSError: when it cannot be written.
+    """
+    mvdream = model if isinstance(model, MVDream) else load_mvdream(model)
+    fit = replace(fit, seed=seed)
+    refinement = None if refinement is None else replace(refinement, seed=seed)
+    settings = {
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "model": model if isinstance(model, str) else model.config.name,
+        "seed": seed,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "focus": None if focus is None else focus.to_json(),
+        "refocus": None if refocus is None else asdict(refocus),
+        "fit": asdict(fit),
+        "refinement": None if refinement is None else asdict(refinement),
+        "mesh": asdict(mesh),
+        "turntable_frames": turntable_frames,
+        "turntable_size": turntable_size,
+    }
+    run = RunFolder(out_dir, settings, resume=resume, overwrite=overwrite, progress=progress)
+
+    def sample(tell: Progress) -> ViewSet:
+        sampler = {"negative_prompt": negative_prompt, "seed": seed, "steps": steps, "guidance_scale": guidance_scale}
+        return sample_views(mvdream, prompt, focus=focus, refocus=refocus, **sampler, progress=tell)
+
+    def distill(tell: Progress) -> RadianceField:
+        if refinement is None:
+            return fitted
+        return refine(fitted, views, mvdream, refinement, tell, resume=run.checkpoint("refine"))
+
+    views = run.stage("views", "views.safetensors", sample, save_views, load_views)
+    fitted = run.stage(
+        "fit", "fit.safetensors", lambda tell: fit_views(views, fit, tell, resume=run.checkpoint("fit")), save_field, load_field
+    )
+    field = run.stage("refine", "field.safetensors", distill, save_field, load_field)
+    extras = {"prompt": prompt, "seed": seed, "settings": settings}
+    run.stage(
+        "mesh", "mesh.glb", lambda tell: extract_mesh(field, mesh, tell), lambda made, path: save_mesh(made, path, extras)
+    )
+    run.stage(
+        "turntable",
+        "turntable.mp4",
+        lambda tell: render_orbit(field, turntable_cameras(views, turntable_frames), turntable_size, tell),
+        write_mp4,
+    )
+    return run.finish(fitted=match_with_views(fitted, views), refined=match_with_views(field, views))
