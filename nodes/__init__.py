@@ -1,0 +1,44 @@
+"""The nodes: ComfyUI's types in and out, progress, previews and cancelling around calls of `gd_core`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import routes
+from .evaluate import Compare, Evaluate
+from .field import LoadField, SaveField, Turntable
+from .mesh import ExportMesh
+from .models import LoadMVDream
+from .nerf import FitNeRF, RefineSDS
+from .prompt import FocusPrompt
+from .sample import SampleViews
+from .views import AttentionHeatMaps, ViewGrid, ViewsFromImages
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadMVDream,
+    FocusPrompt,
+    SampleViews,
+    FitNeRF,
+    RefineSDS,
+    ExportMesh,
+    ViewsFromImages,
+    ViewGrid,
+    AttentionHeatMaps,
+    Turntable,
+    SaveField,
+    LoadField,
+    Evaluate,
+    Compare,
+]
+
+
+class GroundedDreamerExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        routes.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> GroundedDreamerExtension:
+    return GroundedDreamerExtension()

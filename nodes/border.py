@@ -1,0 +1,144 @@
+"""The border between ComfyUI and `gd_core`: gradients, ownership of tensors, error messages, progress and cancelling.
+
+ComfyUI executes nodes under `torch.inference_mode()`. Tensors made there cannot be saved for a backward pass, not even later
+and outside of it. So every node's `execute` runs under `at_the_border`, which leaves inference mode, clones what comes in and
+detaches what goes out; and models that ComfyUI moved in between are mended by `leave_inference_mode`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+from torch import Tensor, nn
+
+from ..gd_core.views import ViewSet
+
+PREVIEW_SIZE = 512  # pixels, the longer side
+TEXT_INTERVAL = 0.5  # seconds between two texts of time left
+
+
+def at_the_border(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
+    """Decorate a node's `execute` (below `@classmethod`); see the module's docstring."""
+
+    @functools.wraps(execute)
+    def guarded(cls, **inputs) -> io.NodeOutput:
+        with torch.inference_mode(False):
+            try:
+                output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
+            except (ValueError, OSError) as error:
+                raise ValueError(plain_sentence(error)) from None
+            return io.NodeOutput(*map(released, output.args), ui=output.ui)
+
+    return guarded
+
+
+def owned(value):
+    """An input that autograd may save: every tensor of it cloned."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, ViewSet):
+        return value.clone()
+    if isinstance(value, list):
+        return [owned(item) for item in value]
+    return value
+
+
+def released(value):
+    """An output without a graph behind it, on the device where ComfyUI keeps intermediate results."""
+    if isinstance(value, Tensor):
+        return value.detach().to(comfy.model_management.intermediate_device())
+    if isinstance(value, list):
+        return [released(item) for item in value]
+    return value
+
+
+def plain_sentence(error: Exception) -> str:
+    """What the red node says: the message alone, on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        text = f"{error.strerror}{where}"
+    return text
+
+
+def leave_inference_mode(module: nn.Module) -> None:
+    """Replace parameters and buffers that were made or moved under inference mode by ordinary ones; call outside of it."""
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            if parameter.is_inference():
+                parameter.data = parameter.data.clone()
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_inference():
+                part._buffers[name] = buffer.clone()
+
+
+@contextmanager
+def interruptible(module: nn.Module) -> Iterator[None]:
+    """Let the user cancel between any two layers of `module`: a step of a large model on a slow machine takes too long."""
+
+    def check(layer: nn.Module, inputs: tuple) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    hooks = [layer.register_forward_pre_hook(check) for layer in module.modules() if not any(layer.children())]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class NodeProgress:
+    """A `gd_core.views.Progress` that shows itself on the node: bar, preview and time left. Raises when the user cancels."""
+
+    def __init__(self, node: type[io.ComfyNode], doing: str, *, done: int = 0, of: int | None = None):
+        """
+        Args:
+            doing: what the text says, for example "sampling views".
+            done, of: steps before and altogether, when this is one of several loops of a node.
+        """
+        self.node_id = node.hidden.unique_id
+        self.doing, self.done, self.of = doing, done, of
+        self.bar: comfy.utils.ProgressBar | None = None
+        self.started = time.monotonic()
+        self.first_step: int | None = None
+        self.text_due = 0.0
+
+    def __call__(self, step: int, total: int, preview: Tensor | None) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        step, total = self.done + step, self.of or total
+        if self.bar is None:
+            self.bar = comfy.utils.ProgressBar(total, node_id=self.node_id)
+        self.bar.update_absolute(step, total, None if preview is None else ("JPEG", to_pil(preview), PREVIEW_SIZE))
+        self._send_text(step, total)
+
+    def _send_text(self, step: int, total: int) -> None:
+        now = time.monotonic()
+        if self.first_step is None:  # a resumed run starts in the middle
+            self.first_step, self.started = step, now
+        if step < total and now < self.text_due:
+            return
+        self.text_due = now + TEXT_INTERVAL
+        text = f"{self.doing}: {step} of {total}"
+        if self.first_step < step < total:
+            text += f", {duration((now - self.started) / (step - self.first_step) * (total - step))} left"
+        PromptServer.instance.send_progress_text(text, self.node_id)
+
+
+def duration(seconds: float) -> str:
+    """`"8 s"`, `"2 min 5 s"`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """A picture from `[H, W, 3]` in 0..1."""
+    return Image.fromarray((image.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy())

@@ -1,0 +1,136 @@
+"""Radiance fields once they are there: rendered around, saved and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..gd_core.cameras import orbit_cameras
+from ..gd_core.nerf import RadianceField, load_field
+from ..gd_core.pictures import SHOWS, rendered_picture
+from .border import NodeProgress, at_the_border
+from .files import new_output, refuse_prefix
+from .types import CATEGORY, GDField
+
+FIELD_SUFFIX = ".field.safetensors"
+
+
+class Turntable(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerTurntable",
+            display_name="Turntable",
+            category=CATEGORY,
+            description="Renders a field from all around, as frames for Create Video or Save Animated WEBP.",
+            search_aliases=["orbit video", "render field", "360 render", "spin"],
+            inputs=[
+                GDField.Input("field", tooltip="What to render."),
+                io.Int.Input("frames", default=24, min=1, max=480, tooltip="Frames in one turn."),
+                io.Int.Input("size", default=256, min=32, max=2048, step=8, tooltip="Pixels a side of each frame."),
+                io.Float.Input("elevation", default=15.0, min=-89.0, max=89.0, step=1.0, tooltip="Degrees above the horizon."),
+                io.Combo.Input("show", options=list(SHOWS), default="colour", tooltip="What the pixels show."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="frames", tooltip="One image a frame, in order."),
+                io.Mask.Output(display_name="masks", tooltip="The object's opacity in each frame."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @at_the_border
+    def execute(cls, field: RadianceField, frames: int, size: int, elevation: float, show: str) -> io.NodeOutput:
+        cameras = orbit_cameras(frames, elevation)
+        progress = NodeProgress(cls, "rendering")
+        images, masks = [], []
+        for index in range(frames):
+            rendered = field.render(cameras[index], size, size)
+            images.append(rendered_picture(rendered, show).cpu())
+            masks.append(rendered.alpha.cpu())
+            progress(index + 1, frames, images[-1][0])
+        return io.NodeOutput(torch.cat(images), torch.cat(masks))
+
+
+class SaveField(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerSaveField",
+            display_name="Save Field",
+            category=CATEGORY,
+            description="Saves a radiance field to ComfyUI's output folder, so that it can be meshed or refined another day.",
+            search_aliases=["save nerf", "export field"],
+            is_output_node=True,
+            inputs=[
+                GDField.Input("field", tooltip="What to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="fields/dream",
+                    tooltip="Name below the output folder; a number is added. May name subfolders.",
+                ),
+            ],
+            outputs=[GDField.Output(display_name="field", tooltip="The same field, to go on with.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        return (filename_prefix is not None and refuse_prefix(filename_prefix)) or True
+
+    @classmethod
+    @at_the_border
+    def execute(cls, field: RadianceField, filename_prefix: str) -> io.NodeOutput:
+        path, shown = new_output(filename_prefix, FIELD_SUFFIX)
+        field.save(path)
+        return io.NodeOutput(field, ui={"files": [shown]})
+
+
+def saved_fields() -> list[str]:
+    """Field files below the output and input folders, named as core annotates files."""
+    found = []
+    for kind, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
+        names = sorted(path.relative_to(root).as_posix() for path in Path(root).rglob(f"*{FIELD_SUFFIX}"))
+        found += [f"{name} [{kind}]" for name in names]
+    return found
+
+
+class LoadField(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerLoadField",
+            display_name="Load Field",
+            category=CATEGORY,
+            description="Loads a radiance field that Save Field wrote.",
+            search_aliases=["load nerf", "open field"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=saved_fields(),
+                    tooltip=f"Files that end in {FIELD_SUFFIX}, in ComfyUI's output and input folders. Press R to look again.",
+                )
+            ],
+            outputs=[GDField.Output(display_name="field", tooltip="For SDS Refine, Mesh Export and Turntable.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file=None) -> bool | str:
+        if file is not None and file not in saved_fields():
+            return f"there is no field file '{file[:200]}': choose one from the list, or save one with Save Field first"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file=None):
+        return file if file not in saved_fields() else Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+
+    @classmethod
+    @at_the_border
+    def execute(cls, file: str) -> io.NodeOutput:
+        valid = cls.validate_inputs(file)
+        if valid is not True:
+            raise ValueError(valid)
+        return io.NodeOutput(load_field(folder_paths.get_annotated_filepath(file), comfy.model_management.get_torch_device()))

@@ -1,0 +1,138 @@
+"""What the focus widget shows while views are sampled: events of the run, and a memory of them for a page that is reloaded.
+
+The format is in `docs/widget_protocol.md`.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from server import PromptServer
+from torch import Tensor
+
+from ..gd_core.views import ViewSet
+from .border import to_pil
+from .types import FocusedPrompt
+
+if TYPE_CHECKING:
+    from ..gd_core.diffusion.sampling import StepReport
+
+EVENT = "grounded_dreamer.attention"
+INTERVAL = 0.12  # seconds between two events
+REMEMBERED_RUNS = 32
+MAX_WORDS = 48
+VIEW_SIZE = 192  # pixels
+
+_memory: OrderedDict[tuple[str, str], dict] = OrderedDict()  # (node, prompt) -> its newest event with everything in it
+_lock = threading.Lock()  # nodes run on a thread of their own, routes on the server's
+
+
+def remembered(node: str, prompt: str | None) -> dict | None:
+    """The last event of a Focus Prompt node with this prompt; None takes the newest of any prompt."""
+    with _lock:
+        found = [event for (of_node, of_prompt), event in _memory.items() if of_node == node and prompt in (None, of_prompt)]
+    return found[-1] if found else None
+
+
+def _remember(event: dict) -> None:
+    with _lock:
+        key = (event["node"], event["prompt"])
+        _memory[key] = event
+        _memory.move_to_end(key)
+        while len(_memory) > REMEMBERED_RUNS:
+            _memory.popitem(last=False)
+
+
+class LiveAttention:
+    """Tells the widget of one sampling run, step by step; leaving it by an exception tells that the run was cut short."""
+
+    def __init__(self, prompt: FocusedPrompt, sampler: str):
+        self.event = {
+            "v": 1,
+            "run": uuid.uuid4().hex,
+            "node": prompt.node,
+            "sampler": sampler,
+            "prompt": prompt.text,
+            "state": "running",
+            "step": 0,
+            "total": 0,
+            "threshold": None,
+            "words": [],
+            "map_size": None,
+            "views": None,
+        }
+        self.report: StepReport | None = None
+        self.due = 0.0
+
+    def __enter__(self) -> LiveAttention:
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if kind is not None:
+            self._send(state="interrupted")
+
+    def observe(self, report: StepReport) -> None:
+        """What the sampler saw of the words at the step that is about to be told."""
+        self.report = report
+
+    def step(self, step: int, total: int, preview: Tensor | None) -> None:
+        """Tell one step, at most eight a second and always the first and the last; `preview`: the views side by side."""
+        if step not in (1, total) and time.monotonic() < self.due:
+            return
+        if self.report is not None:
+            self._set_maps(self.report.attention, self.report.presence)
+            self.event["threshold"] = _number(self.report.threshold)
+        if preview is not None:
+            self.event["views"] = [jpeg_url(view) for view in preview.split(preview.shape[0], dim=1)]
+        self._send(step=step, total=total)
+        self.due = time.monotonic() + INTERVAL
+
+    def done(self, views: ViewSet) -> None:
+        self._set_maps(views.attention, views.provenance.get("presence", {}))
+        self._send(state="done", threshold=None, step=self.event["total"], views=[jpeg_url(view) for view in views.images])
+
+    def _set_maps(self, maps: dict[str, Tensor], presence: dict[str, float]) -> None:
+        self.event["words"] = [
+            encode_map(key, values) | {"attention": _number(presence.get(key))}
+            for key, values in list(maps.items())[:MAX_WORDS]
+        ]
+        if maps:
+            self.event["map_size"] = list(next(iter(maps.values())).shape[1:])
+
+    def _send(self, **changes) -> None:
+        self.event |= changes
+        event = dict(self.event)  # the server's thread reads it while the next step is being told
+        _remember(event)
+        PromptServer.instance.send_sync(EVENT, event, PromptServer.instance.client_id)
+
+
+def encode_map(key: str, values: Tensor) -> dict:
+    """One word's map `[V, h, w]` as bytes, 255 standing for `scale`."""
+    word, _, nth = key.partition("#")
+    scale = max(float(values.max()), 1e-8)
+    quantised = (values.detach().cpu().clamp(min=0) / scale * 255).round().byte().numpy().tobytes()
+    return {
+        "word": word,
+        "occurrence": int(nth) - 1 if nth else 0,
+        "scale": scale,
+        "map": base64.b64encode(quantised).decode(),
+    }
+
+
+def jpeg_url(view: Tensor) -> str:
+    """A data URL of one view `[H, W, 3]`, at most 192 pixels a side."""
+    picture = to_pil(view)
+    picture.thumbnail((VIEW_SIZE, VIEW_SIZE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number(value) -> float | None:
+    return None if value is None else round(float(value), 4)

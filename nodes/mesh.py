@@ -1,0 +1,124 @@
+"""Mesh Export: a field as a core MESH, as a GLB that remembers its workflow, and in other formats beside it."""
+
+from __future__ import annotations
+
+import json
+
+from comfy.cli_args import args
+from comfy_api.latest import Types, io
+
+from ..gd_core.mesh import MeshConfig, extract_mesh
+from ..gd_core.nerf import RadianceField
+from .border import NodeProgress, at_the_border
+from .files import new_output, refuse_prefix
+from .types import CATEGORY, GDField
+
+OTHER_FORMATS = ["none", "obj", "ply", "stl"]
+
+
+class ExportMesh(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = MeshConfig()
+        return io.Schema(
+            node_id="GroundedDreamerExportMesh",
+            display_name="Mesh Export",
+            category=CATEGORY,
+            description="Turns a field into a closed, textured mesh and saves it as GLB. Dropping the file on the canvas "
+            "brings this graph back.",
+            search_aliases=["nerf to mesh", "glb export", "marching cubes", "save 3d model", "texture bake"],
+            is_output_node=True,
+            inputs=[
+                GDField.Input("field", tooltip="From Sparse NeRF Fit, SDS Refine or Load Field."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="3d/dream",
+                    tooltip="Name below the output folder; a number is added. May name subfolders.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=128,
+                    min=16,
+                    max=1024,
+                    step=4,
+                    tooltip="Cells a side of the grid that the surface is found in. 128 suits the tiny model, 256 MVDream.",
+                ),
+                io.Int.Input(
+                    "target_faces",
+                    default=default.target_faces,
+                    min=0,
+                    max=1_000_000,
+                    step=100,
+                    tooltip="Simplify to about this many triangles; 0 keeps all.",
+                ),
+                io.Combo.Input(
+                    "colour",
+                    options=["texture", "vertex"],
+                    default=default.color,
+                    tooltip="'texture' unwraps the mesh and bakes an image; 'vertex' colours the corners, without UVs.",
+                ),
+                io.Int.Input(
+                    "texture_size",
+                    default=default.texture_size,
+                    min=64,
+                    max=8192,
+                    step=64,
+                    tooltip="Pixels a side of the texture.",
+                ),
+                io.Combo.Input(
+                    "also_save",
+                    options=OTHER_FORMATS,
+                    default="none",
+                    tooltip="A second file beside the GLB, for programs that want another format.",
+                ),
+            ],
+            outputs=[
+                io.Mesh.Output(display_name="mesh", tooltip="For core mesh nodes: decimate, remesh, bake, Save 3D Model."),
+                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D."),
+                io.String.Output(display_name="report", tooltip="Size, pieces and defects of the mesh, as text."),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:
+        return (filename_prefix is not None and refuse_prefix(filename_prefix)) or True
+
+    @classmethod
+    @at_the_border
+    def execute(
+        cls,
+        field: RadianceField,
+        filename_prefix: str,
+        resolution: int,
+        target_faces: int,
+        colour: str,
+        texture_size: int,
+        also_save: str,
+    ) -> io.NodeOutput:
+        path, shown = new_output(filename_prefix, ".glb")
+        config = MeshConfig(resolution=resolution, target_faces=target_faces, color=colour, texture_size=texture_size)
+        mesh = extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
+        mesh.export(path, extras=workflow_metadata(cls.hidden))
+        if also_save != "none":
+            mesh.export(path.with_suffix(f".{also_save}"))
+        report = describe(mesh.report)
+        return io.NodeOutput(
+            Types.MESH(**mesh.gltf_tensors()),
+            Types.File3D(str(path), "glb"),
+            report,
+            ui={"3d": [shown], "text": [report]},
+        )
+
+
+def workflow_metadata(hidden) -> dict[str, str]:
+    """What core's Save 3D Model puts into `asset.extras`, from which the browser restores the graph."""
+    if args.disable_metadata:
+        return {}
+    metadata = {} if hidden.prompt is None else {"prompt": json.dumps(hidden.prompt)}
+    return metadata | {name: json.dumps(value) for name, value in (hidden.extra_pnginfo or {}).items()}
+
+
+def describe(report: dict) -> str:
+    closed = "watertight" if report["watertight"] else f"not watertight: {report['defects']}"
+    return f"{report['faces']} triangles, {report['pieces']} piece{'s' * (report['pieces'] != 1)}, {closed}"

@@ -1,0 +1,174 @@
+"""Load MVDream: which weights there are, how they get here, and ComfyUI's say over the memory that they take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import nn
+
+from ..gd_core.diffusion import load_mvdream
+from ..gd_core.diffusion.model import MVDream
+from .border import NodeProgress, at_the_border, leave_inference_mode
+from .download import HUB_MODELS, downloaded, fetch
+from .types import CATEGORY, GDModel
+
+FOLDER = "mvdream"  # below ComfyUI's models folders
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
+FOLDER_CARDS = ("mvdream.json", "model_index.json")  # a folder with one of these is a whole model: our bundle, or diffusers'
+TINY = "tiny (bundled)"
+# Per latent cell and view of a Stable Diffusion UNet in half precision: two batches without gradients, or one with. Estimates.
+SAMPLING_BYTES_PER_CELL, REFOCUS_BYTES_PER_CELL = 250_000, 1_000_000
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
+folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.get_folder_paths(FOLDER), set(SUFFIXES))
+
+
+class ManagedModel:
+    """An MVDream in the care of ComfyUI's model management: it is on the GPU when asked for, and may be evicted afterwards."""
+
+    def __init__(self, model: MVDream):
+        self.model = model
+        parts = nn.Module()
+        parts.unet, parts.vae, parts.text_encoder = model.unet, model.vae, model.text_encoder
+        self.patcher = comfy.model_patcher.ModelPatcher(
+            parts, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        )
+
+    def on_device(self, working_memory: float) -> MVDream:
+        """The model, loaded.
+
+        Args:
+            working_memory: bytes to keep free beside the weights, for activations and gradients.
+        """
+        # whole: stock diffusers modules cannot run with a part of their weights elsewhere
+        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory, force_full_load=True)
+        leave_inference_mode(self.patcher.model)  # it may have been evicted while another node ran under inference mode
+        return self.model
+
+
+def sampling_memory(model: ManagedModel, refocus: bool) -> float:
+    """Bytes that sampling one object needs beside the weights, estimated from the latents' size."""
+    return _latent_cells(model) * (REFOCUS_BYTES_PER_CELL if refocus else SAMPLING_BYTES_PER_CELL)
+
+
+def refining_memory(model: ManagedModel) -> float:
+    """Bytes that a refinement step needs beside the weights; its own memory presets fit it into what there is."""
+    return _latent_cells(model) * REFOCUS_BYTES_PER_CELL
+
+
+def _latent_cells(model: ManagedModel) -> int:
+    return 4 * model.model.latent_size**2
+
+
+def model_choices() -> list[str]:
+    """The bundled model, then whole-model folders and checkpoints of `models/mvdream`, then what can be downloaded."""
+    folders = model_folders()
+    parts_of_folders = tuple(f"{name}/" for name in folders)
+    files = [
+        name for name in folder_paths.get_filename_list(FOLDER) if not name.replace("\\", "/").startswith(parts_of_folders)
+    ]
+    return [TINY, *folders, *files, *HUB_MODELS]
+
+
+def model_folders() -> dict[str, Path]:
+    """Whole models below the models folders by their name in the list, with forward slashes."""
+    return {
+        Path(folder).relative_to(root).as_posix(): Path(folder)
+        for root in folder_paths.get_folder_paths(FOLDER)
+        for folder, _, files in os.walk(root, followlinks=True)
+        if folder != root and not set(FOLDER_CARDS).isdisjoint(files)
+    }
+
+
+def find_model(name: str) -> str | Path:
+    """What `load_mvdream` is to read for a choice. ValueError: there is no such choice."""
+    if name == TINY:
+        return "tiny"
+    if name in HUB_MODELS:
+        return name
+    if name not in model_choices():
+        raise ValueError(
+            f"there is no model '{name[:200]}' in models/{FOLDER}: choose one from the list, or put the file there"
+        )
+    return model_folders().get(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+class LoadMVDream(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerLoadMVDream",
+            display_name="Load MVDream",
+            category=CATEGORY,
+            description="Loads a multi-view diffusion model. The tiny one comes with the pack and runs anywhere, but "
+            "knows only coloured "
+            f"solids; put MVDream's weights into models/{FOLDER} for anything else.",
+            search_aliases=["mvdream loader", "multi-view diffusion", "text to 3d model", "load checkpoint 3d"],
+            inputs=[
+                io.Combo.Input(
+                    "model",
+                    options=model_choices(),
+                    default=TINY,
+                    tooltip=f"The bundled model; then files and model folders of models/{FOLDER}, subfolders too; last what "
+                    "'download' can fetch.",
+                ),
+                io.Boolean.Input(
+                    "download",
+                    default=False,
+                    label_on="yes",
+                    label_off="no",
+                    tooltip="Allow this node to fetch the chosen repository from the Hugging Face hub (several GB). "
+                    "Nothing is ever "
+                    "downloaded without it.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["auto", *DTYPES],
+                    default="auto",
+                    advanced=True,
+                    tooltip="Of the weights. Auto: half precision where the device is fast with it, else full.",
+                ),
+            ],
+            outputs=[GDModel.Output(display_name="model", tooltip="For the 4-View Sampler and SDS Refine.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model=None, download=None) -> bool | str:
+        if model is None or download is None:
+            return True
+        try:
+            source = find_model(model)
+        except ValueError as error:
+            return str(error)
+        if source in HUB_MODELS and not download and downloaded(source) is None:
+            return (
+                f"'{model}' is not on this machine: turn on 'download' to fetch {HUB_MODELS[source]}, or choose another model"
+            )
+        return True
+
+    @classmethod
+    @at_the_border
+    def execute(cls, model: str, download: bool, precision: str) -> io.NodeOutput:
+        valid = cls.validate_inputs(model, download)
+        if valid is not True:
+            raise ValueError(valid)
+        source = find_model(model)
+        if source in HUB_MODELS:
+            source = downloaded(source) or fetch(source, NodeProgress(cls, f"downloading {model}"))
+        device = comfy.model_management.unet_offload_device()
+        return io.NodeOutput(ManagedModel(load_mvdream(source, device=device, dtype=chosen_dtype(precision))))
+
+
+def chosen_dtype(precision: str) -> torch.dtype:
+    if precision != "auto":
+        return DTYPES[precision]
+    half = comfy.model_management.should_use_fp16(comfy.model_management.get_torch_device())
+    return torch.float16 if half else torch.float32

@@ -1,0 +1,146 @@
+"""The Attention-Refocus 4-View Sampler."""
+
+from __future__ import annotations
+
+import comfy.model_management
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..gd_core.attention import RefocusConfig
+from ..gd_core.diffusion import SAMPLERS, sample_views
+from .border import NodeProgress, at_the_border, interruptible
+from .live import LiveAttention
+from .models import ManagedModel, sampling_memory
+from .types import CATEGORY, FocusedPrompt, GDModel, GDPrompt, GDViews
+
+SEED_MAX = 2**64 - 1
+MAX_BATCH = 64
+
+
+class SampleViews(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerSampleViews",
+            display_name="Attention-Refocus 4-View Sampler",
+            category=CATEGORY,
+            description="Samples four consistent views of one object. With refocusing on, every focus word is held to its "
+            "share of the "
+            "model's attention, so that no subject is left out.",
+            search_aliases=["mvdream sampler", "multi-view sampler", "attend and excite", "text to multiview", "ksampler 3d"],
+            inputs=[
+                GDModel.Input("model", tooltip="From Load MVDream."),
+                GDPrompt.Input("prompt", tooltip="From Focus Prompt."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=SEED_MAX,
+                    control_after_generate=True,
+                    tooltip="Of the first object's noise; the next ones of a batch count up from it.",
+                ),
+                io.Int.Input(
+                    "steps", default=0, min=0, max=1000, tooltip="Denoising steps. 0 takes what the model was made for."
+                ),
+                io.Float.Input(
+                    "guidance_scale",
+                    default=0.0,
+                    min=0.0,
+                    max=50.0,
+                    step=0.1,
+                    tooltip="How strongly the prompt pulls. 0 takes what the model was made for.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(SAMPLERS),
+                    default="ddim",
+                    tooltip="DDIM is MVDream's own; the others need fewer steps.",
+                ),
+                io.Boolean.Input(
+                    "refocus",
+                    default=True,
+                    label_on="on",
+                    label_off="off",
+                    tooltip="Attention refocusing. Off is plain MVDream: faster, and it may forget a subject.",
+                ),
+                io.Float.Input(
+                    "refocus_strength",
+                    default=RefocusConfig().step_size,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="How far refocusing may move the latents in all, in units of the noise, at total neglect.",
+                ),
+                io.Float.Input(
+                    "refocus_share",
+                    default=RefocusConfig().share,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="The share of the steps, from the first, that are refocused. The layout is settled early.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=MAX_BATCH,
+                    tooltip="Objects, one after the other, with seeds that count up. Nodes behind run once for each.",
+                ),
+            ],
+            outputs=[
+                GDViews.Output(
+                    display_name="views",
+                    is_output_list=True,
+                    tooltip="The views with cameras, masks and attention, for Sparse NeRF Fit; one set an object.",
+                ),
+                io.Image.Output(display_name="images", is_output_list=True, tooltip="The same views as an image batch."),
+                io.Mask.Output(display_name="masks", is_output_list=True, tooltip="Where the object is in each view."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    @at_the_border
+    def execute(
+        cls,
+        model: ManagedModel,
+        prompt: FocusedPrompt,
+        seed: int,
+        steps: int,
+        guidance_scale: float,
+        sampler: str,
+        refocus: bool,
+        refocus_strength: float,
+        refocus_share: float,
+        batch_size: int,
+    ) -> io.NodeOutput:
+        mvdream = model.on_device(sampling_memory(model, refocus))
+        steps = steps or mvdream.config.steps
+        config = RefocusConfig(step_size=refocus_strength, share=refocus_share) if refocus else None
+        made = []
+        for index in range(batch_size):
+            progress = NodeProgress(cls, "sampling views", done=index * steps, of=batch_size * steps)
+            live = LiveAttention(prompt, cls.hidden.unique_id)
+
+            def on_step(step: int, total: int, preview: Tensor | None, live=live, progress=progress) -> None:
+                live.step(step, total, preview)
+                progress(step, total, preview)
+
+            with live, interruptible(model.patcher.model):
+                views = sample_views(
+                    mvdream,
+                    prompt.text,
+                    negative_prompt=prompt.negative,
+                    seed=(seed + index) % (SEED_MAX + 1),
+                    steps=steps,
+                    guidance_scale=guidance_scale or None,
+                    sampler=sampler,
+                    focus=prompt.focus,
+                    refocus=config,
+                    progress=on_step,
+                    on_report=live.observe,
+                )
+                live.done(views)
+            made.append(views)
+        comfy.model_management.soft_empty_cache()
+        return io.NodeOutput(made, [views.images for views in made], [views.masks for views in made])

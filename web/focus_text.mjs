@@ -1,0 +1,83 @@
+/** What the widget says, in the languages that the pack ships. */
+
+const ENGLISH = {
+  title: "Focus",
+  auto: "automatic",
+  own: "your choice",
+  useAuto: "Automatic",
+  useAutoHint: "Forget these weights and focus the prompt's subjects, each at weight 1",
+  chips: "Focus words of the prompt",
+  help: "Enter or Space turns focus on or off. Up and Down change the weight. Left and Right move. Delete resets.",
+  focusedAt: "focused, weight {weight}",
+  notFocused: "not focused",
+  suggested: "not focused, looks like a subject",
+  staleAt: "weight {weight}, no longer in the prompt; press Delete to remove",
+  attentionNow: "attention {attention}, leads from {threshold}",
+  attentionNowOf: "attention {attention} of {threshold} asked",
+  staleTitle: "Not in the prompt",
+  remove: "Remove {word}",
+  hint: "Click: focus on or off. Drag or wheel: weight. Double-click: reset.",
+  empty: "Write a prompt to choose the words that must not be lost.",
+  linked: "The prompt comes from another node: its words appear here after the first run.",
+  broken: "This focus setting cannot be read: {problem}. It is kept until you start over.",
+  startOver: "Start over",
+  more: "and {count} more words, far beyond what the model reads",
+  step: "step {step} of {total}",
+  views: "Views of the last run; arrow keys move over the pixels and rank the words there",
+  view: "View {index} of {count}",
+  noRun: "Views and heat maps appear here while sampling.",
+  hoverLive: "Sampling. Point at a word for its heat map, at a view for its words.",
+  hoverDone: "Point at a word for its heat map, at a view for its words.",
+  interrupted: "Interrupted. Point at a word for its heat map, at a view for its words.",
+  earlier: "From an earlier wording of the prompt.",
+  noMap: "No heat map was captured for “{word}”.",
+  low: "low",
+  high: "high",
+  attention: "attention {attention}, leads from {threshold}",
+  attentionOf: "attention {attention} / {threshold}",
+};
+
+const CHINESE = {
+  title: "聚焦",
+  auto: "自动",
+  own: "自选",
+  useAuto: "自动",
+  useAutoHint: "清除这些权重，自动聚焦提示词中的主体，权重均为 1",
+  chips: "提示词中的聚焦词",
+  help: "回车或空格切换聚焦，上下方向键调整权重，左右方向键切换词语，Delete 重置。",
+  focusedAt: "已聚焦，权重 {weight}",
+  notFocused: "未聚焦",
+  suggested: "未聚焦，可能是主体",
+  staleAt: "权重 {weight}，已不在提示词中；按 Delete 移除",
+  attentionNow: "注意力 {attention}，达到 {threshold} 即领先",
+  attentionNowOf: "注意力 {attention}，要求 {threshold}",
+  staleTitle: "不在提示词中",
+  remove: "移除 {word}",
+  hint: "单击：切换聚焦。拖动或滚轮：调整权重。双击：重置。",
+  empty: "请先输入提示词，再选择不能丢失的词语。",
+  linked: "提示词来自其他节点：首次运行后在此显示其词语。",
+  broken: "无法读取聚焦设置：{problem}。在重新开始之前会保留原文。",
+  startOver: "重新开始",
+  more: "另有 {count} 个词，远超模型可读取的长度",
+  step: "第 {step} / {total} 步",
+  views: "上次运行的视图；方向键在像素间移动并列出该处的词语排名",
+  view: "视图 {index} / {count}",
+  noRun: "采样时，这里会显示视图和热力图。",
+  hoverLive: "正在采样。指向词语查看热力图，指向视图查看该处的词语。",
+  hoverDone: "指向词语查看热力图，指向视图查看该处的词语。",
+  interrupted: "已中断。指向词语查看热力图，指向视图查看该处的词语。",
+  earlier: "来自提示词的早先版本。",
+  noMap: "没有“{word}”的热力图。",
+  low: "低",
+  high: "高",
+  attention: "注意力 {attention}，达到 {threshold} 即领先",
+  attentionOf: "注意力 {attention} / {threshold}",
+};
+
+/** @returns {(name: string, values?: object) => string} the texts of a locale such as "en" or "zh-TW" */
+export function textsFor(locale = "en") {
+  const texts = locale.startsWith("zh") ? CHINESE : ENGLISH;
+  return (name, values = {}) => texts[name].replace(/\{(\w+)\}/g, (_, field) => values[field]);
+}
+
+export const TEXTS = { en: ENGLISH, zh: CHINESE };
