@@ -1,0 +1,222 @@
+"""Does refinement add to novel views without losing the composition? The table of docs/refinement.md.
+
+    python -m tools.bench_refine run --out RUN [--model tiny] [--scenes 48] [--steps N]
+    python -m tools.bench_refine table --out RUN [--write docs/refinement.md]
+    python -m tools.bench_refine plot docs/refinement_schedule.png
+
+Two-subject scenes, alternately from ground-truth renders and from views that the model samples. Every variant of a scene
+starts from the same fitted field and is judged on the same 8 renders between the reference views. A result is one small JSON
+file, so a run that was stopped goes on, and a table can be made at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from gd_core.cameras import orbit_cameras
+from gd_core.diffusion import load_mvdream, sample_views
+from gd_core.diffusion.model import MVDream
+from gd_core.distillation import RefineConfig, TimestepSchedule, mvdream_schedule, refine, warm_start_schedule
+from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
+from gd_core.views import ViewSet, load_views
+
+from .tiny.judge import judge
+from .tiny.renderer import render
+from .tiny.scenes import Scene, random_scene
+
+SIZE = 64
+NOVEL = orbit_cameras(8, elevation_deg=[5, 25] * 4, azimuth_start_deg=112.5)  # none within 22 degrees of a reference view
+VARIANTS = {
+    "fit only": "the field as fitted",
+    "SDS only": "no reference views, MVDream's schedule",
+    "hybrid, cold": "reference views and SDS, MVDream's schedule",
+    "hybrid, warm": "reference views and SDS, warm-started schedule (the default)",
+}
+
+TITLES = {
+    "all_present": "both subjects in all novel views",
+    "right_views": "subjects right, share of novel views",
+    "reference_psnr": "reference PSNR, dB",
+    "novel_psnr": "novel PSNR, dB",
+    "novel_iou": "novel mask IoU",
+    "cpu_seconds": "CPU s",
+}
+
+
+def config_of(variant: str, steps: int | None) -> RefineConfig:
+    config = RefineConfig() if steps is None else RefineConfig(steps=steps)
+    cold: TimestepSchedule = mvdream_schedule(last=0.8)  # 8000 of 10000 steps in MVDream-threestudio
+    if variant == "SDS only":
+        return replace(config, timesteps=cold, reference_weight=0.0, mask_weight=0.0)
+    return replace(config, timesteps=cold) if variant == "hybrid, cold" else config
+
+
+def make_views(scene: Scene, index: int, model: MVDream) -> ViewSet:
+    """Even scenes: renders of the truth from the model's own cameras. Odd ones: what the model samples for the prompt."""
+    if index % 2:
+        return sample_views(model, scene.prompt, seed=index)
+    images, coverage = render(scene.solids, model.default_cameras(), SIZE)
+    return ViewSet(images, coverage.sum(1).clamp(0, 1), model.default_cameras(), prompt=scene.prompt)
+
+
+def measure(field: RadianceField, views: ViewSet, scene: Scene, truth: bool) -> dict:
+    """Composition on the novel renders, and how well the field matches references and, where there is one, the truth."""
+    novel, reference = field.render(NOVEL, SIZE, SIZE), field.render(views.cameras, views.height, views.width)
+    named = [(solid.color, solid.shape) for solid in scene.solids]
+    verdict = judge(novel.rgb, named)
+    result = {
+        "all_present": verdict.all_present,
+        "right_views": sum(verdict.in_views.values()) / (len(named) * len(NOVEL)),
+        "extra_colors": len(verdict.extra_colors),
+        "reference_psnr": psnr(reference.rgb, views.images),
+    }
+    if truth:
+        images, coverage = render(scene.solids, NOVEL, SIZE)
+        shown, there = novel.alpha > 0.5, coverage.sum(1) > 0.5
+        result |= {
+            "novel_psnr": psnr(novel.rgb, images),
+            "novel_iou": float((shown & there).sum() / (shown | there).sum()),
+        }
+    return result
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    return -10 * math.log10(float((a - b).square().mean()))
+
+
+def run_scene(index: int, model: MVDream, out: Path, steps: int | None) -> None:
+    scene, truth = random_scene(random.Random(f"refine-{index}"), 2), index % 2 == 0
+    folder = out / f"{index:03d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "views.safetensors").exists():
+        make_views(scene, index, model).save(folder / "views.safetensors")
+    views = load_views(folder / "views.safetensors")
+    if not (folder / "fit.safetensors").exists():
+        fit_views(views, FitConfig(seed=index)).save(folder / "fit.safetensors")
+    fitted = load_field(folder / "fit.safetensors")
+    for variant in VARIANTS:
+        path = folder / f"{variant}.json"
+        if path.exists():
+            continue
+        started, field = time.process_time(), fitted
+        if variant != "fit only":
+            config = replace(config_of(variant, steps), seed=index)
+            field = refine(fitted, views, model, config, resume=folder / f"{variant}.checkpoint")
+        result = {"scene": index, "truth": truth, "prompt": scene.prompt, "cpu_seconds": time.process_time() - started}
+        if variant != "fit only":
+            report = field.provenance["refine"]
+            result |= {key: report[key] for key in ("best_step", "history", "events")}
+        result |= measure(field, views, scene, truth)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result))
+        temporary.replace(path)
+        (folder / f"{variant}.checkpoint").unlink(missing_ok=True)
+        print(index, variant, {k: round(v, 3) for k, v in result.items() if isinstance(v, (int, float))}, flush=True)
+
+
+def table(out: Path) -> str:
+    """Markdown: means over the scenes of which every variant is there."""
+    scenes = [
+        {v: json.loads((folder / f"{v}.json").read_text()) for v in VARIANTS}
+        for folder in sorted(out.iterdir())
+        if all((folder / f"{v}.json").exists() for v in VARIANTS)
+    ]
+    lines = []
+    for truth, title in ((True, "ground-truth views in"), (False, "sampled views in")):
+        chosen = [s for s in scenes if s["fit only"]["truth"] == truth]
+        if not chosen:
+            continue
+        columns = [*TITLES] if truth else [c for c in TITLES if not c.startswith("novel")]
+        lines += [f"{len(chosen)} scenes, {title}:", "", "| variant | " + " | ".join(TITLES[c] for c in columns) + " |"]
+        lines += ["|" + "---|" * (len(columns) + 1)]
+        for variant in VARIANTS:
+            cells = [_cell([s[variant][c] for s in chosen], c) for c in columns]
+            lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+        lines += ["", "Paired differences to fit only (mean, 95 % interval of the mean):", ""]
+        for variant in list(VARIANTS)[1:]:
+            differences = [
+                f"{TITLES[c]} {_difference([s[variant][c] - s['fit only'][c] for s in chosen])}"
+                for c in columns
+                if c not in ("all_present", "cpu_seconds")
+            ]
+            lost = sum(s["fit only"]["all_present"] and not s[variant]["all_present"] for s in chosen)
+            won = sum(s[variant]["all_present"] and not s["fit only"]["all_present"] for s in chosen)
+            lines.append(f"- {variant}: {'; '.join(differences)}; composition lost in {lost}, won in {won} scenes")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], column: str) -> str:
+    mean = sum(values) / len(values)
+    if column == "all_present":
+        return f"{sum(values)}/{len(values)} ({100 * mean:.0f} %)"
+    return f"{mean:.3f}" if column in ("right_views", "novel_iou") else f"{mean:.2f}"
+
+
+def _difference(values: list[float]) -> str:
+    tensor = torch.tensor(values, dtype=torch.float64)
+    half = 1.96 * float(tensor.std()) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return f"{float(tensor.mean()):+.3f} ± {half:.3f}"
+
+
+def plot_schedules(path: Path) -> None:
+    """Bounds of the timestep over a run, warm-started and MVDream's."""
+    positions = [i / 200 for i in range(201)]
+    figure, axes = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
+    for name, schedule, color in (
+        ("MVDream's, for a field that starts as a blob", mvdream_schedule(last=0.8), "tab:grey"),
+        ("warm start, for a field fitted to four views", warm_start_schedule(), "tab:red"),
+    ):
+        lower, upper = zip(*(schedule.bounds(p) for p in positions), strict=True)
+        axes.fill_between(positions, lower, upper, color=color, alpha=0.35, label=name)
+        axes.plot(positions, lower, color=color, linewidth=1)
+        axes.plot(positions, upper, color=color, linewidth=1)
+    axes.set(xlabel="share of the refinement", ylabel="timestep t is drawn from", xlim=(0, 1), ylim=(0, 1000))
+    axes.legend(loc="upper right", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run what is not there yet")
+    run.add_argument("--model", default="tiny", help="what load_mvdream reads")
+    run.add_argument("--scenes", type=int, default=48)
+    run.add_argument("--first", type=int, default=0, help="first scene, to share the work among processes")
+    run.add_argument("--stride", type=int, default=1, help="every how many scenes")
+    run.add_argument("--steps", type=int, help="of the refinement; its default otherwise")
+    plot = commands.add_parser("plot", help="plot the timestep schedules")
+    plot.add_argument("file", type=Path)
+    write = commands.add_parser("table", help="print the table of what is there")
+    write.add_argument("--write", type=Path, help="replace the table between the markers in this file")
+    for command in (run, write):
+        command.add_argument("--out", type=Path, required=True, help="run folder")
+    args = parser.parse_args()
+    if args.command == "run":
+        torch.set_num_threads(1)
+        model = load_mvdream(args.model)
+        for index in range(args.first, args.scenes, args.stride):
+            run_scene(index, model, args.out, args.steps)
+        return
+    if args.command == "plot":
+        plot_schedules(args.file)
+        return
+    text = table(args.out)
+    print(text)
+    if args.write is not None:
+        before, rest = args.write.read_text(encoding="utf-8").split("<!-- bench_refine -->\n", 1)
+        after = rest.split("<!-- end -->\n", 1)[1]
+        args.write.write_text(f"{before}<!-- bench_refine -->\n{text}<!-- end -->\n{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

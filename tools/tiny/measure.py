@@ -1,0 +1,216 @@
+"""Stage 5: measure a tiny bundle on prompts and seeds that training never saw.
+
+    python -m tools.tiny.measure --model gd_core/weights/tiny --scenes 200 --out measured.json
+    python -m tools.tiny.measure --run RUN --gate        the cross-view gate on a checkpoint, in a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gd_core.cameras import orbit_cameras
+from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.model import MVDream
+from gd_core.diffusion.multiview import predict_noise
+from gd_core.diffusion.sampling import sample_objects
+from gd_core.views import ViewSet
+
+from .judge import centroid_offsets, judge, solids_of_prompt
+from .renderer import render
+from .scenes import Scene, random_scene
+
+SETS = {"one": (1, False), "two": (2, False), "two_held_out": (2, True), "three": (3, False)}
+BATCH = 8
+
+
+def prompts_of(name: str, scenes: int, split: str = "test") -> list[str]:
+    """The prompts of a set; `split` "dev" is for choosing settings, "test" for the numbers that are reported."""
+    count, held_out = SETS[name]
+    rng = random.Random(f"{split}-{name}")
+    return [random_scene(rng, count, held_out).prompt for _ in range(scenes)]
+
+
+def seeds_of(scenes: int, split: str = "test") -> list[int]:
+    return list(range(1_000_000, 1_000_000 + scenes)) if split == "test" else list(range(2_000_000, 2_000_000 + scenes))
+
+
+def sample_set(model: MVDream, prompts: Sequence[str], seeds: Sequence[int], **settings) -> list[ViewSet]:
+    views = []
+    for i in range(0, len(prompts), BATCH):
+        views += sample_objects(model, prompts[i : i + BATCH], seeds=seeds[i : i + BATCH], **settings)
+    return views
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % Wilson interval of a share."""
+    z = 1.96
+    centre = (right + z * z / 2) / (n + z * z)
+    half = z * ((right * (n - right) / n + z * z / 4) ** 0.5) / (n + z * z)
+    return centre - half, centre + half
+
+
+def score(views: Sequence[ViewSet]) -> dict:
+    """Judge sampled scenes: all subjects there, the same content in every view, opposite views' centroids."""
+    verdicts = [judge(v.images, solids_of_prompt(v.prompt)) for v in views]
+    n = len(views)
+    in_three = sum(all(k >= 3 for k in v.in_views.values()) for v in verdicts)
+    everywhere = sum(v.all_present for v in verdicts)
+    subjects = [p for v in verdicts for p in v.present.values()]
+    result = {
+        "n": n,
+        "in_three_of_four_views": in_three / n,
+        "all_subjects": everywhere / n,
+        "all_subjects_interval": wilson(everywhere, n),
+        "subjects": float(np.mean(subjects)),
+        "same_content": sum(v.same_content for v in verdicts) / n,
+        "extra_colors": sum(bool(v.extra_colors) for v in verdicts) / n,
+    }
+    offsets = []
+    for v in views:
+        solids = solids_of_prompt(v.prompt)
+        if len(solids) == 2 and " on " not in v.prompt:
+            offsets.append(centroid_offsets(v.images, solids[0][0], solids[1][0]))
+    pairs = [(o[i], o[i + 2]) for o in offsets for i in (0, 1) if o[i] is not None and o[i + 2] is not None]
+    if len(pairs) > 2:
+        result["opposite_view_correlation"] = float(np.corrcoef(np.array(pairs).T)[0, 1])
+        result["opposite_view_pairs"] = len(pairs)
+    return result
+
+
+def gate_scenes(count: int) -> list[tuple[Scene, Scene]]:
+    """Pairs of two-solid scenes with the same prompt and solids, one turned about the vertical axis by 60 to 300 degrees."""
+    rng = random.Random("gate")
+    pairs = []
+    for i in range(count):
+        first = random_scene(random.Random(f"gate-{i}"), 2, relation="beside")
+        solids = first.solids
+        turn = rng.uniform(math.pi / 3, 5 * math.pi / 3)
+        cosine, sine = math.cos(turn), math.sin(turn)
+        turned = tuple(
+            replace(s, center=(cosine * x - sine * y, sine * x + cosine * y, z), yaw=s.yaw + turn)
+            for s in solids
+            for x, y, z in [s.center]
+        )
+        pairs.append((first, Scene(turned, first.prompt, first.relation)))
+    return pairs
+
+
+@torch.no_grad()
+def gate(model: MVDream, count: int = 32, timesteps: Sequence[int] = (850, 900, 950, 990)) -> dict[int, tuple[float, float]]:
+    """x0-error of one view when the other three belong to its scene, and when they belong to the same solids turned.
+
+    Unless the first is clearly lower the views do not look at one another, and nothing downstream means anything.
+    """
+    cameras = orbit_cameras(4, 15.0, 90.0)
+    matched, mismatched = [], []
+    for scene, turned in gate_scenes(count):
+        a, b = (model.encode(render(s.solids, cameras, 64)[0]) for s in (scene, turned))
+        matched.append(a)
+        mismatched.append(torch.cat((a[:1], b[1:])))
+    context = torch.cat([model.encode_prompt(s.prompt).embeddings for s, _ in gate_scenes(count)])
+    alphas = model.scheduler.alphas_cumprod
+    result = {}
+    for t in timesteps:
+        errors = []
+        for latents in (matched, mismatched):
+            clean = torch.cat(latents)
+            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t))
+            alpha = alphas[t]
+            noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+            out = predict_noise(model.unet, noisy, t, context, cameras.conditioning().repeat(count, 1), 4)
+            x0 = alpha.sqrt() * noisy - (1 - alpha).sqrt() * out  # v-prediction
+            errors.append(float(((x0 - clean) ** 2)[::4].mean()))
+        result[t] = tuple(errors)
+    return result
+
+
+def contact_sheet(views: Sequence[ViewSet], path: Path, columns: int = 4) -> None:
+    """A picture of sampled scenes, one row of views each, `columns` scenes a line."""
+    rows = [torch.cat(list(v.images), 1) for v in views]
+    rows += [torch.ones_like(rows[0])] * (-len(rows) % columns)
+    sheet = torch.cat([torch.cat(rows[i : i + columns], 1) for i in range(0, len(rows), columns)], 0)
+    Image.fromarray((sheet * 255).round().byte().numpy()).save(path)
+
+
+def noun_attention(views: Sequence[ViewSet]) -> Tensor | None:
+    """Mean attention of each noun on its own solid, on the others and on the background, from the ViewSets' maps."""
+    from .judge import segment  # noqa: PLC0415
+
+    means = []
+    for v in views:
+        for color, shape in solids_of_prompt(v.prompt):
+            maps = {w: m for w, m in v.attention.items() if w.split("#")[0] in _nouns(shape)}
+            if len(maps) != 1:
+                continue  # the same noun twice: whose map it is cannot be told here
+            attention = next(iter(maps.values()))
+            for view, a in zip(v.images, attention, strict=True):
+                masks = segment(view)
+                if color not in masks:
+                    continue
+                small = {
+                    c: torch.nn.functional.interpolate(torch.from_numpy(m)[None, None].float(), a.shape, mode="area")[0, 0]
+                    for c, m in masks.items()
+                }
+                own = small.pop(color)
+                other = sum(small.values(), torch.zeros_like(own))
+                background = (1 - own - other).clamp(min=0)
+                means.append([float((a * w).sum() / w.sum()) if w.sum() > 0.5 else np.nan for w in (own, other, background)])
+    return torch.tensor(np.nanmean(np.array(means), axis=0)) if means else None
+
+
+def _nouns(shape: str) -> tuple[str, ...]:
+    from .scenes import SYNONYMS  # noqa: PLC0415
+
+    return SYNONYMS.get(shape, (shape,))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
+    parser.add_argument("--run", type=Path, help="a training run; its averaged checkpoint instead of --model")
+    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--gate", action="store_true", help="only the cross-view gate")
+    parser.add_argument("--out", type=Path, help="JSON of every number; contact sheets go beside it")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.run:
+        from .export import assemble  # noqa: PLC0415
+
+        model = assemble(args.run)
+    else:
+        model = load_mvdream(args.model, device="cpu", dtype=torch.float32)
+    results = {"gate": gate(model)}
+    print({t: [round(e, 4) for e in pair] for t, pair in results["gate"].items()}, flush=True)
+    if args.gate:
+        return
+    for name in args.sets:
+        start = time.process_time()
+        views = sample_set(model, prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split))
+        results[name] = score(views)
+        results[name]["cpu_seconds_per_scene"] = (time.process_time() - start) / args.scenes
+        attention = noun_attention(views)
+        if attention is not None:
+            results[name]["noun_attention_own_other_background"] = attention.tolist()
+        print(name, json.dumps(results[name]), flush=True)
+        if args.out:
+            contact_sheet(views[:32], args.out.with_name(f"{args.out.stem}-{name}.png"))
+            args.out.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

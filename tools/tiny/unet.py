@@ -1,0 +1,236 @@
+"""Stage 3: train the UNet and the text encoder on the shards' latents.
+
+    python -m tools.tiny.unet --run RUN --steps 9000
+
+Resumes from RUN/checkpoint.pt. What opens the path between views (see docs/tiny_model.md): v-prediction, noise levels and loss
+weight shifted to high noise, ray geometry in self-attention, and scenes of which some views are nearly clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from gd_core.cameras import camera_conditioning
+from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.multiview import RayGeometry, install_multiview_attention, predict_noise
+
+from .text import WIDTH, embed, make_text_encoder, make_tokenizer
+
+UNET_CONFIG = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (64, 128),
+    "layers_per_block": 2,
+    "attention_head_dim": 4,  # diffusers' name for the number of heads
+    "cross_attention_dim": WIDTH,
+    "norm_num_groups": 16,
+    "use_linear_projection": True,
+    "class_embed_type": "projection",
+    "projection_class_embeddings_input_dim": 16,
+}
+GEOMETRY = {"fov_y_deg": 40.0, "distance": 3.0, "frequencies": (3.0, 6.0)}
+SCHEDULER_CONFIG = {  # Stable Diffusion's schedule, but for the prediction type
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+SUFFIX = ", 3d asset"
+PROMPT_DROPOUT = 0.1
+
+
+def make_unet() -> UNet2DConditionModel:
+    unet = UNet2DConditionModel(**UNET_CONFIG)
+    install_multiview_attention(unet, RayGeometry(**GEOMETRY))
+    return unet
+
+
+@dataclass
+class Latents:
+    """All encoded shards: latents `[n, 4, 4, 16, 16]`, camera vectors `[n, 4, 16]`, token ids `[n, 77]`."""
+
+    latents: Tensor
+    cameras: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def load(cls, run: Path, tokenizer) -> Latents:
+        latents, cameras, prompts = [], [], []
+        for path in sorted((run / "latents").glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                latents.append(file.get_tensor("latents"))
+                cameras.append(camera_conditioning(file.get_tensor("c2w").flatten(0, 1)).unflatten(0, (-1, 4)))
+                prompts += json.loads(file.metadata()["prompts"])
+        tokens = tokenizer([p + SUFFIX for p in prompts], padding="max_length", return_tensors="pt").input_ids
+        return cls(torch.cat(latents), torch.cat(cameras), tokens)
+
+
+class Model(nn.Module):
+    def __init__(self, run: Path):
+        super().__init__()
+        self.tokenizer = make_tokenizer(run / "tokenizer")
+        self.text_encoder = make_text_encoder(self.tokenizer)
+        self.unet = make_unet()
+
+
+def draw_timesteps(batch: int, progress: float, generator: torch.Generator) -> Tensor:
+    """`[batch, 4]`: half of the mass in 800..999 at first, a quarter later; a share of scenes with nearly clean views."""
+    high_share = 0.25 + 0.25 * max(0.0, 1 - 2.2 * progress)
+    high = torch.rand(batch, generator=generator) < high_share
+    t = torch.where(
+        high, torch.randint(800, 1000, (batch,), generator=generator), torch.randint(0, 1000, (batch,), generator=generator)
+    )
+    t = t[:, None].repeat(1, 4)
+    mixed = torch.rand(batch, generator=generator) < 0.1 + 0.3 * max(0.0, 1 - 2.2 * progress)
+    clean_views = torch.rand(batch, 4, generator=generator).argsort(1) < torch.randint(1, 4, (batch, 1), generator=generator)
+    mixed_t = torch.where(
+        clean_views,
+        torch.randint(0, 500, (batch, 4), generator=generator),
+        torch.randint(700, 1000, (batch, 1), generator=generator).expand(-1, 4),
+    )
+    return torch.where(mixed[:, None], mixed_t, t)
+
+
+def loss_weight(snr: Tensor, progress: float) -> Tensor:
+    """min((1 + SNR) / SNR, cap): the cap falls from 50 to 4, from opening the cross-view path to drawing well."""
+    cap = 4 + 46 * max(0.0, 1 - 2.2 * progress) ** 2
+    return ((1 + snr) / snr).clamp(max=cap)
+
+
+def train(
+    run: Path, steps: int, batch: int, learning_rate: float, compiled: bool = False, warm_start: str | None = None
+) -> None:
+    torch.manual_seed(0)
+    model = Model(run)
+    if warm_start:
+        start_from = load_mvdream(warm_start, device="cpu", dtype=torch.float32)
+        model.unet.load_state_dict(start_from.unet.state_dict())
+        model.text_encoder.load_state_dict(start_from.text_encoder.state_dict())
+    model.unet.to(memory_format=torch.channels_last)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    average = [p.detach().clone() for p in parameters]
+    geometric = [p for n, p in model.named_parameters() if n.endswith((".gain", ".same_view"))]
+    chosen = {id(p) for p in geometric}
+    optimizer = torch.optim.AdamW(
+        [{"params": [p for p in parameters if id(p) not in chosen]}, {"params": geometric, "lr": 1e-2, "weight_decay": 0.0}],
+        lr=learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        fused=True,
+    )
+    base = [group["lr"] for group in optimizer.param_groups]
+    generator = torch.Generator().manual_seed(0)
+    first, seconds = 0, 0.0
+    predict = torch.compile(predict_noise) if compiled else predict_noise
+    checkpoint = run / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = state["average"]
+        generator.set_state(state["generator"])
+        first, seconds = state["step"], state["seconds"]
+    data = Latents.load(run, model.tokenizer)
+    alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod
+    empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+    log = (run / "unet.jsonl").open("a")
+    start = time.time() - seconds
+    sums = torch.zeros(10), torch.zeros(10)
+    for step in range(first, steps):
+        progress = step / steps
+        opening = max(progress, 0.5) if warm_start else progress  # a warm start has its views agreeing already
+        rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
+        for group, lr in zip(optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * rate
+        if step % 200 == 0 and step < steps // 2:
+            data = Latents.load(run, model.tokenizer)  # shards may still be coming in
+        index = torch.randint(len(data.latents), (batch,), generator=generator)
+        t = draw_timesteps(batch, opening, generator)
+        clean = data.latents[index].float()
+        noise = torch.randn(clean.shape, generator=generator)
+        alpha = alphas[t][:, :, None, None, None]
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        tokens = torch.where(torch.rand(batch, 1, generator=generator) < PROMPT_DROPOUT, empty, data.tokens[index])
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            context = embed(model.text_encoder, tokens)
+            latents = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            out = predict(model.unet, latents, t.flatten(), context, data.cameras[index].flatten(0, 1), 4)
+        error = ((out.float().unflatten(0, (-1, 4)) - target) ** 2).mean((2, 3, 4))
+        snr = (alpha / (1 - alpha))[:, :, 0, 0, 0]
+        loss = (loss_weight(snr, opening) * error).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        decay = min(0.998, (step + 10) / (step + 100))
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+        bins = (t.flatten() // 100).clamp(max=9)
+        sums[0].index_add_(0, bins, error.detach().flatten())
+        sums[1].index_add_(0, bins, torch.ones(bins.numel()))
+        if (step + 1) % 50 == 0:
+            row = {"step": step + 1, "seconds": time.time() - start, "loss": loss.item(), "norm": norm.item()}
+            row["v_error"] = [round(v, 4) for v in (sums[0] / sums[1].clamp(min=1)).tolist()]
+            sums = torch.zeros(10), torch.zeros(10)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(row, flush=True)
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            state = {
+                "model": model.state_dict(),
+                "average": average,
+                "optimizer": optimizer.state_dict(),
+                "generator": generator.get_state(),
+                "step": step + 1,
+                "seconds": time.time() - start,
+            }
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+
+
+def load_averaged(run: Path) -> Model:
+    """The exponential moving average of the weights in RUN/checkpoint.pt, ready to run."""
+    model = Model(run)
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        for parameter, value in zip([p for p in model.parameters() if p.requires_grad], state["average"], strict=True):
+            parameter.copy_(value)
+    return model.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--batch", type=int, default=8, help="scenes of four views a step")
+    parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="torch.compile: two minutes, then 1.5 times as fast")
+    parser.add_argument("--warm-start", metavar="BUNDLE", help="begin from a bundle's weights; its vae/ must be RUN/vae")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start)
+
+
+if __name__ == "__main__":
+    main()
