@@ -1,0 +1,175 @@
+"""Fits of analytic views: what they reach, that they stop, go on and repeat, and what bad input is told."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gd_core.cameras import Cameras, orbit_cameras
+from gd_core.nerf import EncodingConfig, fit_views, load_field
+from gd_core.views import ViewSet
+from tests.nerf.conftest import QUICK, SPHERES, draw
+
+
+def psnr(field, views: ViewSet) -> float:
+    out = field.render(views.cameras, views.height, views.width)
+    return float(-10 * (out.rgb - views.images).square().mean().log10())
+
+
+def same(a, b) -> bool:
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def fitted(views):
+    return fit_views(views, QUICK)
+
+
+def test_a_fit_shows_held_out_views(views, fitted):
+    assert psnr(fitted, views) > 20
+    held_out = draw(orbit_cameras(6, [0, 25] * 3, azimuth_start_deg=120))
+    assert psnr(fitted, held_out) > 17
+    assert fitted.provenance["fit"]["steps"] == 80
+
+
+def test_the_same_seed_gives_the_same_field(views, fitted, quick):
+    torch.rand(7)
+    assert same(fitted, fit_views(views, quick))
+
+
+def test_a_cancelled_fit_goes_on_bit_for_bit(views, fitted, quick, tmp_path):
+    path = tmp_path / "fit.checkpoint"
+    for stop in (7, 31):  # before and after the milestone and the first pruning
+
+        def progress(step, total, preview, stop=stop):
+            assert total == 80
+            if step == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            fit_views(views, quick, progress, resume=path)
+    seen = []
+    resumed = fit_views(views, quick, lambda step, total, preview: seen.append(step), resume=path)
+    assert seen == list(range(32, 81))
+    assert same(fitted, resumed)
+    assert same(fitted, fit_views(views, quick, resume=path))  # finished: nothing is left to do
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_checkpoint_of_another_fit_is_refused(views, quick, tmp_path):
+    path = tmp_path / "fit.checkpoint"
+    fit_views(views, replace(quick, steps=2), resume=path)
+    with pytest.raises(ValueError, match="other views or settings"):
+        fit_views(views, replace(quick, steps=3), resume=path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="cut short"):
+        fit_views(views, replace(quick, steps=2), resume=path)
+
+
+def test_a_field_file_brings_everything_back(views, fitted, tmp_path):
+    path = tmp_path / "field.safetensors"
+    fitted.save(path)
+    loaded = load_field(path)
+    assert same(fitted, loaded) and loaded.config == fitted.config and loaded.provenance["fit"]["steps"] == 80
+    assert psnr(loaded, views) == psnr(fitted, views)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cut short"):
+        load_field(path)
+    views.save(path)
+    with pytest.raises(ValueError, match="does not hold a NeRF field"):
+        load_field(path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        fitted.save(tmp_path / "missing" / "field.safetensors")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_subject_in_half_of_the_views_is_neither_erased_nor_blows_up(views, quick):
+    alone = draw(views.cameras, spheres=SPHERES[:1])
+    mixed = ViewSet(
+        torch.cat((views.images[:2], alone.images[2:])), torch.cat((views.masks[:2], alone.masks[2:])), views.cameras
+    )
+    field = fit_views(mixed, replace(quick, steps=120))
+    out = field.render(views.cameras, 32, 32)
+    second = draw(views.cameras, spheres=SPHERES[1:]).masks > 0.5
+    assert out.alpha[0][second[0]].mean() > 0.8 and out.alpha[1][second[1]].mean() > 0.8
+    assert (out.alpha[2:][alone.masks[2:] > 0.5]).mean() > 0.8
+    assert (out.alpha > 0.5).float().mean() < 1.5 * (views.masks > 0.5).float().mean()
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_any_number_of_views_and_other_cameras(quick, count):
+    cameras = orbit_cameras(count, [(-20, 10, 45)[i % 3] for i in range(count)], 33, distance=2.2, fov_y_deg=60)
+    views = draw(cameras, size=24)
+    assert psnr(fit_views(views, quick), views) > 14
+
+
+def test_a_background_that_is_not_white_is_seen_through(quick):
+    grey = draw(orbit_cameras(4), background=0.4)
+    field = fit_views(grey, quick)
+    out = field.render(grey.cameras, 32, 32, background=0.4)
+    assert -10 * (out.rgb - grey.images).square().mean().log10() > 20
+
+
+def test_a_view_with_an_empty_mask_is_left_out(views, quick, caplog):
+    masks = views.masks.clone()
+    masks[1] = 0
+    field = fit_views(ViewSet(views.images, masks, views.cameras), quick)
+    assert "views 1 have an empty mask" in caplog.text
+    assert psnr(field, views) > 14
+
+
+def test_no_foreground_at_all_is_an_error(views, quick):
+    white = ViewSet(torch.ones_like(views.images), torch.zeros_like(views.masks), views.cameras)
+    with pytest.raises(ValueError, match="masks are empty"):
+        fit_views(white, quick)
+
+
+def test_all_white_views_give_a_white_object(quick):
+    cameras = orbit_cameras(4)
+    white = ViewSet(torch.ones(4, 16, 16, 3), torch.ones(4, 16, 16), cameras)
+    out = fit_views(white, quick).render(cameras, 16, 16, background=0.0)
+    assert out.rgb.isfinite().all() and out.alpha.mean() > 0.5
+
+
+def test_cameras_that_look_elsewhere_are_an_error(views, quick):
+    c2w = views.cameras.c2w.clone()
+    c2w[:, :3, 3] += 50 * c2w[:, :3, 0]
+    with pytest.raises(ValueError, match="box of 2 world units"):
+        fit_views(ViewSet(views.images, views.masks, Cameras(c2w, views.cameras.fov_y_deg)), quick)
+
+
+def test_views_that_are_no_views_are_refused(views):
+    with pytest.raises(ValueError, match="do not fit images"):
+        ViewSet(views.images, views.masks[:, :16], views.cameras)
+    holed = views.images.clone()
+    holed[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        ViewSet(holed, views.masks, views.cameras)
+
+
+def test_a_budget_in_seconds_ends(views, quick):
+    steps = []
+    fit_views(views, replace(quick, seconds=0.5), lambda step, total, preview: steps.append((step, total)))
+    assert steps[-1][0] == steps[-1][1] == len(steps)
+
+
+def test_held_back_rays_stop_a_fit_that_has_converged(views, quick):
+    stopped = fit_views(views, replace(quick, steps=500, check_every=2, patience=1))
+    assert stopped.provenance["fit"]["steps"] < 500
+    assert stopped.provenance["fit"]["held_back_error"] > 0
+
+
+def test_a_hash_field_fits_too_and_its_file_knows_it(views, quick, tmp_path):
+    encoding = EncodingConfig("hash", levels=2, log2_table=12, base_resolution=8, level_scale=2.0)
+    field = fit_views(views, replace(quick, field=replace(quick.field, encoding=encoding)))
+    assert psnr(field, views) > 17
+    field.save(tmp_path / "hash.safetensors")
+    assert load_field(tmp_path / "hash.safetensors").config.encoding == encoding
+
+
+def test_settings_that_make_no_sense_are_refused(quick):
+    with pytest.raises(ValueError, match="at least one step"):
+        replace(quick, steps=0)
+    with pytest.raises(ValueError, match="positive number of seconds"):
+        replace(quick, seconds=-1.0)

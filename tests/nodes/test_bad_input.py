@@ -1,0 +1,124 @@
+"""What people get wrong: one clear sentence on a red node, and nothing written outside ComfyUI's folders."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.mark.parametrize(
+    ("focus", "complaint"),
+    [
+        ("{", "not valid JSON"),
+        ("[1, 2]", "must look like"),
+        ('{"v": 2, "focus": []}', "version 2"),
+        ('{"v": 1, "focus": [{"word": 3}]}', "needs a word"),
+        ('{"v": 1, "focus": [{"word": "cube", "weight": "heavy"}]}', "number as weight"),
+        ('{"v": 1, "focus": [{"word": "cube", "weight": 99}]}', "from 0 to 3"),
+        ('{"v": 1, "focus": [{"word": "cube", "weight": NaN}]}', "from 0 to 3"),
+        ('{"v": 1, "focus": [{"word": "cube", "occurrence": -1}]}', "the first one is 0"),
+        ('{"v": 1, "focus": [{"word": "cube"}, {"word": "cube"}]}', "twice"),
+        ('{"v": 1, "focus": [{"word": "dog"}]}', "'dog' is not in the prompt"),
+        ('{"v": 1, "focus": [{"word": "cube", "occurrence": 1}]}', "only once"),
+        ("[" * 15_000, "nested"),
+        ('"' + "x" * 50_000 + '"', "50002 characters"),
+    ],
+)
+def test_a_wrong_focus_is_refused_before_anything_runs(nodes, run, focus, complaint):
+    message = nodes["FocusPrompt"].validate_inputs(prompt="a red cube", negative_prompt="", focus=focus)
+    assert complaint in message and len(message) < 400 and "\n" not in message
+    with pytest.raises(ValueError, match="focus"):  # a linked focus is only known when the node runs
+        run("FocusPrompt", prompt="a red cube", focus=focus)
+
+
+def test_a_right_focus_passes(nodes):
+    focus = '{"v": 1, "focus": [{"word": "Cube", "weight": 0}]}'
+    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", negative_prompt="", focus=focus) is True
+    assert nodes["FocusPrompt"].validate_inputs(prompt=None, negative_prompt="", focus=focus) is True  # the prompt is linked
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", "cube " * 2000])
+def test_prompts_that_no_model_reads(nodes, prompt):
+    message = nodes["FocusPrompt"].validate_inputs(prompt=prompt, negative_prompt="", focus="")
+    assert isinstance(message, str) and len(message) < 200
+
+
+@pytest.mark.parametrize(
+    "prefix", ["../../x", "/etc/x", "..", "a/../../x", "C:\\..\\..\\x\\..\\..\\..\\y", "", "x" * 300, "a\0b"]
+)
+def test_prefixes_that_lead_out_of_the_output_folder(nodes, base, prefix):
+    before = sorted(base.parent.rglob("*"))
+    for name in ("ExportMesh", "SaveField"):
+        message = nodes[name].validate_inputs(filename_prefix=prefix)
+        assert isinstance(message, str) and "filename_prefix" in message
+    assert sorted(base.parent.rglob("*")) == before
+
+
+def test_a_prefix_that_arrives_over_a_link_is_refused_too(run):
+    class Field:
+        def save(self, path):
+            raise AssertionError(f"written to {path}")
+
+    with pytest.raises(ValueError, match="leads out of the output folder"):
+        run("SaveField", field=Field(), filename_prefix="../../x")
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask_shape", "complaint"),
+    [
+        ((1, 32, 32, 3), None, "batch 2 to 64"),
+        ((65, 16, 16, 3), None, "batch 2 to 64"),
+        ((4, 8, 8, 3), None, "at least 16x16"),
+        ((4, 32, 32, 3), (4, 16, 16), "one mask of the same size"),
+        ((4, 32, 32, 3), (1, 32, 32), "one mask of the same size"),
+    ],
+)
+def test_images_that_are_no_views(run, shape, mask_shape, complaint):
+    masks = None if mask_shape is None else torch.ones(mask_shape)
+    with pytest.raises(ValueError, match=complaint):
+        run("ViewsFromImages", images=torch.rand(shape), masks=masks)
+
+
+def test_blank_images_have_nothing_to_fit(run):
+    views = run("ViewsFromImages", images=torch.ones(4, 32, 32, 3)).args[0]
+    with pytest.raises(ValueError, match="mask"):
+        run("FitNeRF", views=views, steps=5)
+
+
+def test_models_that_are_not_there(nodes, run, base):
+    load = nodes["LoadMVDream"]
+    assert "no model '../../secret.pt'" in load.validate_inputs(model="../../secret.pt", download=False)
+    hub = next(name for name in load.define_schema().inputs[0].options if "@" in name)
+    assert "turn on 'download'" in load.validate_inputs(model=hub, download=False)
+    with pytest.raises(ValueError, match="turn on 'download'"):
+        run("LoadMVDream", model=hub)
+
+
+def test_a_file_that_is_no_model_is_named(run, base):
+    (base / "models/mvdream/notes.safetensors").write_bytes(b"not a model at all")
+    try:
+        with pytest.raises(ValueError, match="notes.safetensors"):
+            run("LoadMVDream", model="notes.safetensors")
+    finally:
+        (base / "models/mvdream/notes.safetensors").unlink()
+
+
+def test_the_list_shows_folders_once_and_files_of_subfolders(nodes, base):
+    inside = base / "models/mvdream/mine/original.pt"
+    inside.parent.mkdir()
+    inside.touch()
+    (base / "models/mvdream/linked").symlink_to(base / "models/mvdream/small")
+    try:
+        options = nodes["LoadMVDream"].define_schema().inputs[0].options
+    finally:
+        inside.unlink()
+        inside.parent.rmdir()
+        (base / "models/mvdream/linked").unlink()
+    assert options[0] == "tiny (bundled)" and set(options[1:4]) == {"linked", "small", "mine/original.pt"}
+    assert not [name for name in options if name.startswith("small/")]
+
+
+def test_errors_are_one_sentence_without_a_chain(run, ball):
+    with pytest.raises(ValueError) as caught:
+        run("ViewsFromImages", images=ball[:1])
+    assert caught.value.__suppress_context__ and "\n" not in str(caught.value)

@@ -1,0 +1,113 @@
+"""What the focus widget is told, live and over its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import pytest
+import torch
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+
+@pytest.fixture(scope="module")
+def events(pack, nodes):
+    """Events of a sampling run of four steps."""
+    from server import PromptServer  # noqa: PLC0415
+
+    with torch.inference_mode():
+        model = nodes["LoadMVDream"].execute(model="small", download=False, precision="auto").args[0]
+        prompt = nodes["FocusPrompt"].execute(prompt="A red cube and a blue sphere", negative_prompt="", focus="").args[0]
+        PromptServer.instance.events.clear()
+        nodes["SampleViews"].execute(
+            model=model, prompt=prompt, seed=1, steps=4, guidance_scale=2.0, sampler="ddim", refocus=True,
+            refocus_strength=0.1, refocus_share=0.5, batch_size=1,
+        )  # fmt: skip
+    return [data for name, data in PromptServer.instance.events if name == "grounded_dreamer.attention"]
+
+
+def test_events_tell_steps_words_and_views(events):
+    assert events[0]["step"] == 1 and events[0]["state"] == "running" and events[-1]["state"] == "done"
+    assert events[-2]["step"] == events[-2]["total"] == 4
+    for event in events:
+        assert event["node"] == event["sampler"] == "7" and event["run"] == events[0]["run"]
+        height, width = event["map_size"]
+        assert {"cube", "sphere"} <= {word["word"] for word in event["words"]}
+        for word in event["words"]:
+            assert len(base64.b64decode(word["map"])) == 4 * height * width and word["scale"] > 0
+        assert len(event["views"]) == 4 and all(view.startswith("data:image/jpeg;base64,") for view in event["views"])
+    focus = {word["word"]: word for word in events[-1]["words"]}
+    assert 0 <= focus["cube"]["attention"] <= 1 and focus["red"]["attention"] is None
+
+
+def test_a_run_cut_short_says_so(pack):
+    from server import PromptServer  # noqa: PLC0415
+
+    live, types = pack.nodes.routes.live, sys_modules(pack, "types")
+    PromptServer.instance.events.clear()
+    with pytest.raises(KeyboardInterrupt), live.LiveAttention(types.FocusedPrompt("a cube", "", None, "3"), "4"):
+        raise KeyboardInterrupt
+    assert PromptServer.instance.events[-1][1]["state"] == "interrupted"
+
+
+def sys_modules(pack, name):
+    import sys  # noqa: PLC0415
+
+    return sys.modules[f"{pack.__name__}.nodes.{name}"]
+
+
+def post(pack, path, **request):
+    """Status and JSON of one request to our routes."""
+
+    async def ask():
+        app = web.Application()
+        app.router.add_post("/grounded_dreamer/words", pack.nodes.routes.words)
+        app.router.add_post("/grounded_dreamer/attention", pack.nodes.routes.attention)
+        async with TestClient(TestServer(app)) as client, client.post(path, **request) as response:
+            return response.status, await response.json()
+
+    return asyncio.run(ask())
+
+
+def test_the_words_of_a_prompt(pack):
+    prompt = "A cube, a red cube on Müller's 2nd-hand table"
+    status, answer = post(pack, "/grounded_dreamer/words", json={"prompt": prompt})
+    assert status == 200
+    assert [(w["word"], w["occurrence"]) for w in answer["words"] if w["word"] == "cube"] == [("cube", 0), ("cube", 1)]
+    assert all(prompt[w["start"] : w["end"]].lower() == w["word"] for w in answer["words"])
+    assert {w["word"] for w in answer["words"] if w["subject"]} == {"cube", "table"}
+
+
+def test_a_reloaded_page_gets_the_last_event(pack, events):
+    status, answer = post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": "A red cube and a blue sphere"})
+    assert status == 200 and answer == events[-1]
+    assert post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": None})[1]["run"] == events[-1]["run"]
+    assert post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": "another"}) == (200, {"run": None})
+
+
+@pytest.mark.parametrize("path", ["/grounded_dreamer/words", "/grounded_dreamer/attention"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"data": b""},
+        {"data": b"\xff\xfe{"},
+        {"data": b"[" * 50_000},
+        {"data": b"{" + b" " * 200_000},
+        {"json": []},
+        {"json": {}},
+        {"json": {"prompt": 5, "node": 5}},
+        {"json": {"prompt": {"a": 1}, "node": ["7"]}},
+        {"json": {"prompt": "x" * 30_000, "node": "x" * 300}},
+    ],
+)
+def test_junk_gets_400_and_a_sentence(pack, path, request_):
+    status, answer = post(pack, path, **request_)
+    assert status == 400 and list(answer) == ["error"] and "Traceback" not in answer["error"] and len(answer["error"]) < 200
+
+
+def test_memory_is_bounded(pack):
+    live = pack.nodes.routes.live
+    for index in range(100):
+        live._remember({"node": str(index), "prompt": "p", "run": "x"})
+    assert len(live._memory) == live.REMEMBERED_RUNS and live.remembered("99", None) and not live.remembered("0", None)

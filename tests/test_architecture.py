@@ -1,0 +1,59 @@
+"""The layers of DESIGN: imports point one way, the core never knows its host, nodes never do maths."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution"}
+# What each package of gd_core may import from the others.
+ALLOWED = {
+    "cameras": set(),
+    "views": {"cameras"},
+    "video": {"cameras", "views", "nerf"},
+    "attention": {"cameras", "views"},
+    "diffusion": {"cameras", "views", "attention"},
+    "nerf": {"cameras", "views"},
+    "distillation": {"cameras", "views", "attention", "diffusion", "nerf"},
+    "mesh": {"cameras", "views", "nerf"},
+}
+
+
+def _imports(path: Path) -> list[tuple[int, str]]:
+    """(level, module) of every import in a file; `from . import x` names x."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.level, node.module)] if node.module else [(node.level, alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "gd_core").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_core_imports(path):
+    place = path.relative_to(ROOT / "gd_core").with_suffix("").parts
+    layer = place[0]
+    for level, module in _imports(path):
+        top = module.split(".")[0]
+        if level == 0:
+            assert top not in HOST | {"gd_core", "tools", "tests"}, f"{path.name} imports {module}"
+            continue
+        climbs_to_root = level == len(place)
+        if climbs_to_root and layer in ALLOWED and top != layer:
+            assert top in ALLOWED[layer], f"gd_core/{'/'.join(place)} imports {top}; {layer} may see {sorted(ALLOWED[layer])}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nodes").glob("*.py")), ids=lambda p: p.name)
+def test_nodes_are_border_code(path):
+    for level, module in _imports(path):
+        top = module.split(".")[0]
+        assert level > 0 or top not in {"gd_core", "numpy", "scipy", "skimage", "trimesh", "diffusers"}, (
+            f"nodes/{path.name} imports {module}: maths and models live in gd_core, imported relatively"
+        )
+
+
+def test_pack_registers_nothing_the_old_way():
+    source = (ROOT / "__init__.py").read_text()
+    assert "NODE_CLASS_MAPPINGS" not in source and "comfy_entrypoint" in source
