@@ -9,11 +9,6 @@ import { keyOf } from "./focus_state.mjs";
 const RANKED = 4;
 
 /**
- * At its best place the word holds half of all words' attention: the mark to look at when refocusing asks for none of its own.
- */
-export const LEADS_FROM = 0.5;
-
-/**
  * A payload, checked and decoded, or null when it is not one. Fields that a step leaves out are kept from `previous`.
  * @returns {{run: string, node: string, prompt: string, state: "running" | "done" | "interrupted", step: number, total: number,
  *   threshold: number | null, size: [number, number], views: (string | null)[],
@@ -313,7 +308,7 @@ export class AttentionStrip {
     const parts = [strong, text("low"), ramp, text("high")];
     if (word.attention !== null) {
       const amount = make("span", "gd-legend-amount");
-      const values = { attention: word.attention.toFixed(2), threshold: (attention.threshold ?? LEADS_FROM).toFixed(2) };
+      const values = { attention: word.attention.toFixed(2), threshold: attention.threshold?.toFixed(2) };
       amount.textContent = text(attention.threshold === null ? "attention" : "attentionOf", values);
       parts.push(amount);
     }

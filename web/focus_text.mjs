@@ -12,7 +12,7 @@ const ENGLISH = {
   notFocused: "not focused",
   suggested: "not focused, looks like a subject",
   staleAt: "weight {weight}, no longer in the prompt; press Delete to remove",
-  attentionNow: "attention {attention}, leads from {threshold}",
+  attentionNow: "attention {attention}",
   attentionNowOf: "attention {attention} of {threshold} asked",
   staleTitle: "Not in the prompt",
   remove: "Remove {word}",
@@ -33,7 +33,7 @@ const ENGLISH = {
   noMap: "No heat map was captured for “{word}”.",
   low: "low",
   high: "high",
-  attention: "attention {attention}, leads from {threshold}",
+  attention: "attention {attention}",
   attentionOf: "attention {attention} / {threshold}",
 };
 
@@ -49,7 +49,7 @@ const CHINESE = {
   notFocused: "未聚焦",
   suggested: "未聚焦，可能是主体",
   staleAt: "权重 {weight}，已不在提示词中；按 Delete 移除",
-  attentionNow: "注意力 {attention}，达到 {threshold} 即领先",
+  attentionNow: "注意力 {attention}",
   attentionNowOf: "注意力 {attention}，要求 {threshold}",
   staleTitle: "不在提示词中",
   remove: "移除 {word}",
@@ -70,7 +70,7 @@ const CHINESE = {
   noMap: "没有“{word}”的热力图。",
   low: "低",
   high: "高",
-  attention: "注意力 {attention}，达到 {threshold} 即领先",
+  attention: "注意力 {attention}",
   attentionOf: "注意力 {attention} / {threshold}",
 };
 

@@ -4,7 +4,7 @@
  * It knows nothing of ComfyUI. `grounded_dreamer.js` gives it the value, the prompt and the attention, and is told of changes.
  * Prompt text enters the page through `textContent` only.
  */
-import { AttentionStrip, LEADS_FROM, make } from "./attention_strip.mjs";
+import { AttentionStrip, make } from "./attention_strip.mjs";
 import { ChipGestures } from "./focus_gestures.mjs";
 import { WEIGHT_DEFAULT, WEIGHT_MAX, formatWeight, mergeChips, parseState, promptWords, withWeight } from "./focus_state.mjs";
 
@@ -241,8 +241,8 @@ export class FocusWidget {
 
   renderMeter(meter, live, threshold) {
     meter.style.setProperty("--gd-live", Math.min(1, Math.max(0, live ?? 0)));
-    meter.style.setProperty("--gd-threshold", threshold ?? LEADS_FROM);
-    meter.classList.toggle("gd-met", live >= (threshold ?? LEADS_FROM));
+    meter.style.setProperty("--gd-threshold", threshold ?? 0);
+    meter.classList.toggle("gd-met", threshold !== null && live >= threshold);
     meter.classList.toggle("gd-asked", threshold !== null);
   }
 
@@ -253,7 +253,7 @@ export class FocusWidget {
     if (chip.stale) parts.push(text("staleAt", { weight }));
     else if (chip.focused) parts.push(text("focusedAt", { weight }));
     else parts.push(text(chip.subject ? "suggested" : "notFocused"));
-    const values = { attention: live?.toFixed(2), threshold: (threshold ?? LEADS_FROM).toFixed(2) };
+    const values = { attention: live?.toFixed(2), threshold: threshold?.toFixed(2) };
     if (live !== null) parts.push(text(threshold === null ? "attentionNow" : "attentionNowOf", values));
     return parts.join(", ");
   }

@@ -444,9 +444,21 @@ def test_live_bars_stand_against_the_threshold(node, page):
     assert page.locator(".gd-step").text_content() == "step 9 of 30"
     node.send(state="done", step=30, threshold=None)
     page.wait_for_function("document.querySelector('.gd-step').textContent === ''")
-    # Nothing is asked any more: the mark is where a word outweighs all others at its best place.
-    assert meter.evaluate("e => e.style.getPropertyValue('--gd-threshold')") == "0.5"
-    assert node.chip("sphere").get_attribute("aria-valuetext") == "focused, weight 1, attention 0.41, leads from 0.50"
+    assert node.chip("sphere").get_attribute("aria-valuetext") == "focused, weight 1, attention 0.41"
+
+
+def test_without_a_threshold_there_is_a_bar_and_no_mark(node, page):
+    mark = "e => getComputedStyle(e, '::after').content"
+    meter = node.chip("cube").locator(".gd-meter")
+    node.send(threshold=None)
+    page.wait_for_selector('[data-key="cube"] .gd-meter:not([hidden])')
+    assert meter.evaluate(mark) == "none" and page.locator(".gd-met").count() == 0
+    assert node.chip("cube").get_attribute("aria-valuetext") == "focused, weight 1, attention 0.83"
+    node.chip("cube").hover()
+    assert page.locator(".gd-legend-amount").text_content() == "attention 0.83"
+    node.send(threshold=0.6)
+    page.wait_for_selector('[data-key="cube"] .gd-met')
+    assert meter.evaluate(mark) == '""'
 
 
 def test_hovering_a_chip_lays_its_map_over_all_views(node, page):
