@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from . import __version__
 from .attention import Focus, RefocusConfig
 from .distillation import RefineConfig
 from .distillation.objective import view_backgrounds
+from .files import whole_file, write_text
 from .mesh import MeshConfig, TriangleMesh
 from .nerf import FitConfig, RadianceField
 from .pictures import heat_map_overlays, image_grid, view_grid
@@ -205,16 +205,8 @@ def match_with_views(field: RadianceField, views: ViewSet) -> dict[str, float]:
 
 def write_png(image: Float[Tensor, "H W 3"], path: Path) -> None:
     """RGB 0..1; whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
-    os.replace(temporary, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy()).save(temporary, "PNG")
 
 
 def without_timings(values):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .cameras import Cameras, orbit_cameras
+from .files import whole_file
 from .nerf import RadianceField
 from .views import Progress, ViewSet
 
@@ -44,18 +44,12 @@ def render_orbit(
 
 def write_mp4(frames: Float[Tensor, "n H W 3"], path: str | Path) -> None:
     """Write frames (RGB 0..1, even height and width) as H.264 at 12 a second; `path` appears once the file is whole."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     pixels = (frames.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    try:
-        with av.open(str(temporary), "w", format="mp4") as container:
-            # One thread: the same frames give the same bytes.
-            stream = container.add_stream("libx264", Fraction(FRAMES_PER_SECOND), options={"crf": "18", "threads": "1"})
-            stream.height, stream.width = pixels.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for image in pixels:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        # One thread: the same frames give the same bytes.
+        stream = container.add_stream("libx264", Fraction(FRAMES_PER_SECOND), options={"crf": "18", "threads": "1"})
+        stream.height, stream.width = pixels.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for image in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())

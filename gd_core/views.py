@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .cameras import Cameras
+from .files import write_tensors
 
 Progress = Callable[[int, int, Tensor | None], None]
 """`progress(step, total, preview)`: called after each of `total` steps, `step` counting from 1, with `preview` an image
@@ -89,7 +89,6 @@ class ViewSet:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file; an existing file is replaced only once the new one is whole."""
-        path = Path(path)
         tensors = {
             "images": self.images,
             "masks": self.masks,
@@ -107,14 +106,7 @@ class ViewSet:
             "seed": self.seed,
             "provenance": self.provenance,
         }
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"header": json.dumps(header)}
-            )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_tensors(path, tensors, header)
 
 
 def load_views(path: str | Path) -> ViewSet:

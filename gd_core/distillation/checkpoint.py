@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import write_tensors
 from ..nerf.field import RadianceField
 from ..views import ViewSet
 from .config import RefineConfig
@@ -94,12 +94,7 @@ def save_state(path: Path, state: RefineState, inputs: str) -> None:
         tensors |= {f"{name}.optimizer.{k}": v for k, v in snapshot.optimizer.items()}
     scalars = {k: v for k, v in vars(state).items() if k not in (*SNAPSHOTS, "generator")}
     header = {"format": FORMAT, "inputs": inputs, "state": scalars}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, temporary, {"header": json.dumps(header)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, tensors, header)
 
 
 def load_state(path: Path, inputs: str) -> RefineState:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import write_text
 from ..views import Progress
 from .items import Made, save_item
 from .prompt_sets import Prompt, PromptSet
@@ -191,9 +192,7 @@ def write_failure(out: Path, item: Item, error: str, trace: str) -> None:
 
 def write_json(path: Path, data) -> None:
     """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(data, indent=1))
 
 
 def weights_fingerprint(model: str) -> str:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
+from ..files import write_text
 from .benchmark import Item, Plan, item_folder, write_json
 from .charts import shown
 from .items import load_item
@@ -66,9 +67,7 @@ def write_report(folder: Path, title: str, prompts: PromptSet, items: Sequence[I
     }
     write_json(folder / "report.json", _without_nan(data))
     page = render_page(data, _gallery(items, runs))
-    temporary = folder / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(folder / "report.html")
+    write_text(folder / "report.html", page)
     return data
 
 

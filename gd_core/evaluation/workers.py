@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..files import whole_file
 from .benchmark import Item, Plan, failure_file, item_folder, run_shard
 
 POLL_SECONDS = 0.1
@@ -172,9 +173,8 @@ def _unpack(files: dict[str, bytes], out: Path) -> None:
     for name, content in files.items():
         path = out / name
         if path.parent.name == "items":  # a failure: one file
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+            with whole_file(path) as temporary:
+                temporary.write_bytes(content)
             continue
         part = path.parent.with_name(path.parent.name + ".part")
         part.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from ..files import write_tensors
 from ..views import ViewSet
 from .field import RadianceField
 
@@ -44,14 +44,7 @@ def write_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     header = {"format": FORMAT, "version": FORMAT_VERSION, "inputs": inputs, "counters": counters}
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary, {"header": json.dumps(header)}
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, tensors, header)
 
 
 def read_checkpoint(path: Path, inputs: str) -> tuple[dict, dict]:

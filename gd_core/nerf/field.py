@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..cameras import Cameras
+from ..files import write_tensors
 from .compositing import RaySamples, render_weights
 from .encodings import EncodingConfig, make_encoding
 from .occupancy import OccupancyGrid
@@ -229,15 +229,7 @@ class RadianceField(nn.Module):
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot save the field to {path}: there is no folder {path.parent}")
         header = {"format": FORMAT, "version": FORMAT_VERSION, "config": asdict(self.config), "provenance": self.provenance}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            save_file(tensors, temporary, {"header": json.dumps(header)})
-            temporary.replace(path)
-        except SafetensorError as error:
-            raise OSError(f"cannot save the field to {path}: {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_tensors(path, self.state_dict(), header)
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
