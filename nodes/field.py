@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..gd_core.cameras import orbit_cameras
 from ..gd_core.nerf import RadianceField, load_field
 from ..gd_core.pictures import SHOWS, rendered_picture
-from .border import NodeProgress, at_the_border
+from .border import NodeProgress, at_the_border, interruptible
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
 
@@ -49,7 +49,8 @@ class Turntable(io.ComfyNode):
         progress = NodeProgress(cls, "rendering")
         images, masks = [], []
         for index in range(frames):
-            rendered = field.render(cameras[index], size, size)
+            with interruptible(field):
+                rendered = field.render(cameras[index], size, size)
             images.append(rendered_picture(rendered, show).cpu())
             masks.append(rendered.alpha.cpu())
             progress(index + 1, frames, images[-1][0])

@@ -9,7 +9,7 @@ from comfy_api.latest import Types, io
 
 from ..gd_core.mesh import MeshConfig, extract_mesh
 from ..gd_core.nerf import RadianceField
-from .border import NodeProgress, at_the_border
+from .border import NodeProgress, at_the_border, interruptible
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
 
@@ -98,7 +98,8 @@ class ExportMesh(io.ComfyNode):
     ) -> io.NodeOutput:
         path, shown = new_output(filename_prefix, ".glb")
         config = MeshConfig(resolution=resolution, target_faces=target_faces, color=colour, texture_size=texture_size)
-        mesh = extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
+        with interruptible(field):
+            mesh = extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
         mesh.export(path, extras=workflow_metadata(cls.hidden))
         if also_save != "none":
             mesh.export(path.with_suffix(f".{also_save}"))

@@ -190,6 +190,25 @@ def test_sampling_stops_between_two_layers_and_leaves_no_hook(run, model):
     assert not any(layer._forward_pre_hooks for layer in layers)
 
 
+def test_rendering_stops_inside_a_frame_and_leaves_no_hook(run, field):
+    from comfy import model_management  # noqa: PLC0415
+
+    calls = []
+
+    def cancel(*call):
+        calls.append(call)
+        model_management.interrupted = True
+
+    last = field.mlp[-1].register_forward_hook(cancel)
+    try:
+        with pytest.raises(model_management.InterruptProcessingException):
+            run("Turntable", field=field, frames=1, size=192)  # more rays than a chunk holds
+    finally:
+        last.remove()
+    assert len(calls) == 1
+    assert not any(layer._forward_pre_hooks for layer in field.modules())
+
+
 def glb_json(path: Path) -> dict:
     data = path.read_bytes()
     length = struct.unpack("<I", data[12:16])[0]
