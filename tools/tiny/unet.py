@@ -25,6 +25,7 @@ from gd_core.cameras import camera_conditioning
 from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.multiview import RayGeometry, install_multiview_attention, predict_noise
 
+from .scenes import COLORS
 from .text import WIDTH, embed, make_text_encoder, make_tokenizer
 
 UNET_CONFIG = {
@@ -56,6 +57,7 @@ SCHEDULER_CONFIG = {  # Stable Diffusion's schedule, but for the prediction type
 }
 SUFFIX = ", 3d asset"
 PROMPT_DROPOUT = 0.1
+SINGLE_SHARE = 0.45  # of the scenes drawn; with the shards' 0.3, "a photo of a red ball" was drawn as two balls
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -66,11 +68,12 @@ def make_unet() -> UNet2DConditionModel:
 
 @dataclass
 class Latents:
-    """All encoded shards: latents `[n, 4, 4, 16, 16]`, camera vectors `[n, 4, 16]`, token ids `[n, 77]`."""
+    """All encoded shards: latents `[n, 4, 4, 16, 16]`, camera vectors `[n, 4, 16]`, token ids `[n, 77]`, `single` `[n]`."""
 
     latents: Tensor
     cameras: Tensor
     tokens: Tensor
+    single: Tensor
 
     @classmethod
     def load(cls, run: Path, tokenizer) -> Latents:
@@ -81,7 +84,15 @@ class Latents:
                 cameras.append(camera_conditioning(file.get_tensor("c2w").flatten(0, 1)).unflatten(0, (-1, 4)))
                 prompts += json.loads(file.metadata()["prompts"])
         tokens = tokenizer([p + SUFFIX for p in prompts], padding="max_length", return_tensors="pt").input_ids
-        return cls(torch.cat(latents), torch.cat(cameras), tokens)
+        single = torch.tensor([sum(word in COLORS for word in p.split()) == 1 for p in prompts])
+        return cls(torch.cat(latents), torch.cat(cameras), tokens, single)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Indices `[batch]`, of scenes of one solid in `SINGLE_SHARE` of the cases."""
+        ones, others = self.single.nonzero()[:, 0], (~self.single).nonzero()[:, 0]
+        of_ones = ones[torch.randint(len(ones), (batch,), generator=generator)]
+        of_others = others[torch.randint(len(others), (batch,), generator=generator)]
+        return torch.where(torch.rand(batch, generator=generator) < SINGLE_SHARE, of_ones, of_others)
 
 
 class Model(nn.Module):
@@ -163,7 +174,7 @@ def train(
             group["lr"] = lr * rate
         if step % 200 == 0 and step < steps // 2:
             data = Latents.load(run, model.tokenizer)  # shards may still be coming in
-        index = torch.randint(len(data.latents), (batch,), generator=generator)
+        index = data.draw(batch, generator)
         t = draw_timesteps(batch, opening, generator)
         clean = data.latents[index].float()
         noise = torch.randn(clean.shape, generator=generator)
