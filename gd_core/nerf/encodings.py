@@ -84,6 +84,11 @@ class VMPlanes(nn.Module):
             resampled = nn.functional.interpolate(getattr(self, name), size, mode="bilinear", align_corners=True)
             setattr(self, name, nn.Parameter(resampled))
 
+    def variation(self) -> Tensor:
+        """Mean squared difference between neighbouring texels, of the planes in both directions and of the lines."""
+        planes, lines = self.planes, self.lines
+        return sum(p.diff(dim=d).square().mean() for p, d in ((planes, -1), (planes, -2), (lines, -2)))
+
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N features"]:
         grid = points * 2 - 1
         on_plane = torch.stack([grid[:, axes] for axes in self.PLANE_AXES])[:, None]

@@ -1,10 +1,11 @@
 """Sparse-view fit: a handful of views in, a field out.
 
-    L = |C - C_view|^2 + w_mask |A - M|^2 + w_smooth(t) |c(x) - c(x + e)|
+    L = |C - C_view|^2 + w_mask |A - M|^2 + w_smooth(t) |c(x) - c(x + e)| + w_var |dF|^2
 
-over rays that cross the visual hull, before random backgrounds, and over points x of the hull. Colour that must vary slowly at
-first cannot paint each view's pixels on a bloated shape, so the shape gives way; later it may be as sharp as the views. From
-coarse planes to fine ones, inside the hull that the masks carve, starting transparent. docs/nerf.md has the measurements.
+over rays that cross the visual hull, before random backgrounds, over points x of the hull, and over neighbouring texels of the
+encoding F. Colour that must vary slowly at first cannot paint each view's pixels on a bloated shape, so the shape gives way;
+later it may be as sharp as the views. From coarse planes to fine ones, inside the hull that the masks carve, starting
+transparent. docs/nerf.md has the measurements.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class FitConfig:
         grid_lr, mlp_lr: Adam's learning rates of the encoding and of the MLP; both decay to a tenth.
         mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
         color_smoothness: weight at the start of the colour's mean difference between points one stratum apart.
+        plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
         coarse: (share of the fit, resolution as a share of the final one): VM planes have the resolution of the last entry
             whose share is over.
         prune_after, prune_every: steps before the occupancy grid is first re-measured, and between re-measurements.
@@ -62,6 +64,7 @@ class FitConfig:
     mlp_lr: float = 0.02
     mask_weight: float = 0.1
     color_smoothness: float = 1.0
+    plane_variation: float = 0.1
     coarse: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0))
     prune_after: int = 100
     prune_every: int = 16
@@ -189,6 +192,8 @@ class SparseViewFit:
         smooth = config.color_smoothness * max(0.0, 1 - self.share / SMOOTH_UNTIL)
         if smooth > 0:
             loss = loss + smooth * self._color_variation()
+        if config.plane_variation > 0 and config.field.encoding.kind == "vm":
+            loss = loss + config.plane_variation * self.field.encoding.variation()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

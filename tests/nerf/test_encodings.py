@@ -28,6 +28,14 @@ def test_resized_planes_say_the_same_at_their_nodes():
     torch.testing.assert_close(encoding(nodes), before)
 
 
+def test_variation_is_that_of_neighbouring_texels():
+    planes = VMPlanes(EncodingConfig(resolution=4, channels=1), torch.Generator())
+    with torch.no_grad():
+        planes.planes.copy_(torch.arange(4.0).expand(3, 1, 4, 4))  # a slope of 1 a texel, in one direction
+        planes.lines.fill_(0.3)
+    assert planes.variation().item() == 1.0
+
+
 def test_hash_levels_have_the_sizes_of_tiny_cuda_nn():
     encoding = HashGrid(EncodingConfig("hash"), generator())
     assert encoding.resolutions[0] == 16 and encoding.sizes[0] == 16**3

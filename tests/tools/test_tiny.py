@@ -1,6 +1,10 @@
 """The tiny model's world: the renderer is exact, prompts say what is there, and the judge sees it."""
 
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,8 @@ from tools.tiny.measure import prompts_of, wilson
 from tools.tiny.renderer import render
 from tools.tiny.scenes import HELD_OUT_PAIRS, SHAPES, VOCABULARY, Solid, random_scene
 from tools.tiny.text import make_tokenizer
+
+ROOT = Path(__file__).parents[2]
 
 
 def solid(shape: str, color: str, center=(0.0, 0.0, 0.0), radius: float = 0.45) -> Solid:
@@ -96,3 +102,14 @@ def test_splits_do_not_share_prompts_order_and_are_repeatable():
 def test_wilson_interval_of_known_case():
     low, high = wilson(8, 10)
     assert low == pytest.approx(0.490, abs=2e-3) and high == pytest.approx(0.943, abs=2e-3)
+
+
+def test_the_tokenizer_numbers_its_words_the_same_in_every_process(tmp_path):
+    """The trainer breaks ties by chance: weights of one run were read with another's numbers."""
+    code = "import sys, pathlib; from tools.tiny.text import make_tokenizer; make_tokenizer(pathlib.Path(sys.argv[1]))"
+    for name in ("first", "second"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=ROOT)
+    first, second = (json.loads((tmp_path / name / "vocab.json").read_text()) for name in ("first", "second"))
+    assert first == second
+    shipped = json.loads((ROOT / "gd_core/weights/tiny/tokenizer/vocab.json").read_text())
+    assert {word: shipped[word + "</w>"] for word in ("a", "red", "top")} == {w: first[w + "</w>"] for w in ("a", "red", "top")}

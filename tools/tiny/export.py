@@ -27,7 +27,7 @@ def assemble(run: Path) -> MVDream:
         fov_y_deg=GEOMETRY["fov_y_deg"],
         distance=GEOMETRY["distance"],
         steps=25,
-        guidance_scale=5.0,
+        guidance_scale=2.0,
         text_padding="start",
         vocabulary=VOCABULARY,
         ray_geometry=GEOMETRY,

@@ -18,7 +18,11 @@ WIDTH = 128
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write CLIP's tokenizer files for `VOCABULARY` into `folder`; every word of it but "3d" becomes one token."""
+    """Write CLIP's tokenizer files for `VOCABULARY` into `folder`; every word of it but "3d" becomes one token.
+
+    The trainer numbers tokens of equal rank by chance, so they are numbered anew by their spelling: weights that were trained in one
+    process mean the same in the next.
+    """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -28,7 +32,8 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     bpe.train_from_iterator([" ".join(pieces)], trainer)
     state = json.loads(bpe.to_str())["model"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps(state["vocab"]))
+    special, others = (START, END), sorted(state["vocab"].keys() - {START, END})
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate((*special, *others))}))
     merges = [" ".join(m) if isinstance(m, list) else m for m in state["merges"]]
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
     tokenizer = CLIPTokenizer(
