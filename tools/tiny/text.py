@@ -20,8 +20,8 @@ WIDTH = 128
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write CLIP's tokenizer files for `VOCABULARY` into `folder`; every word of it but "3d" becomes one token.
 
-    The trainer numbers tokens of equal rank by chance, so they are numbered anew by their spelling: weights that were trained in one
-    process mean the same in the next.
+    The trainer numbers tokens of equal rank by chance, so they are numbered anew by their spelling: weights that were trained
+    in one process mean the same in the next.
     """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
