@@ -14,7 +14,10 @@ from torch import Tensor
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what was written there takes the place of `path` once the body is done."""
+    """Yield a temporary name beside `path`; what was written there takes the place of `path` once the body is done.
+
+    If the body raises, the file that was there stays as it was and the temporary one is removed.
+    """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -25,6 +28,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """A UTF-8 file. Raises OSError when the folder does not exist, cannot be written to, or is full."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

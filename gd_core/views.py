@@ -88,7 +88,11 @@ class ViewSet:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one safetensors file; an existing file is replaced only once the new one is whole."""
+        """Write everything to one safetensors file; an existing file is replaced only once the new one is whole.
+
+        Raises:
+            OSError: the folder does not exist, cannot be written to, or is full.
+        """
         tensors = {
             "images": self.images,
             "masks": self.masks,

@@ -85,7 +85,10 @@ class VMPlanes(nn.Module):
             setattr(self, name, nn.Parameter(resampled))
 
     def variation(self) -> Tensor:
-        """Mean squared difference between neighbouring texels, of the planes in both directions and of the lines."""
+        """Scalar: mean squared difference between neighbouring texels, of the planes in both directions and of the lines.
+
+        TensoRF's total variation (Chen et al. 2022), averaged so that it does not grow with the number of texels.
+        """
         planes, lines = self.planes, self.lines
         return sum(p.diff(dim=d).square().mean() for p, d in ((planes, -1), (planes, -2), (lines, -2)))
 

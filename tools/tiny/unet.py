@@ -57,7 +57,7 @@ SCHEDULER_CONFIG = {  # Stable Diffusion's schedule, but for the prediction type
 }
 SUFFIX = ", 3d asset"
 PROMPT_DROPOUT = 0.1
-SINGLE_SHARE = 0.45  # of the scenes drawn; with the shards' 0.3, "a photo of a red ball" was drawn as two balls
+SINGLE_SHARE = 0.45  # of the scenes drawn; at the shards' 0.3, one solid was drawn twice too often
 
 
 def make_unet() -> UNet2DConditionModel:
