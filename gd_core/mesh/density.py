@@ -130,12 +130,17 @@ def surface_cells(log_density: np.ndarray) -> Bool[np.ndarray, "n n n"]:
 
 
 def refine(field: Field, log_density: np.ndarray, threshold: float, tick: Callable[[float], None]) -> np.ndarray:
-    """Halve the spacing of the grid: corners of surface cells are evaluated, all others interpolated."""
+    """Halve the spacing of the grid: corners of surface cells are evaluated, all others interpolated.
+
+    `tick` may raise, and is called between the steps that take a second on a grid of 512.
+    """
     cells = surface_cells(log_density)
+    tick(0)
     size = 2 * cells.shape[0] + 1
     fine = torch.nn.functional.interpolate(
         torch.from_numpy(log_density)[None, None], size=(size,) * 3, mode="trilinear", align_corners=True
     )[0, 0].numpy()
+    tick(0)
     wanted = np.zeros(fine.shape, dtype=bool)
     children = cells.repeat(2, 0).repeat(2, 1).repeat(2, 2)
     for i in (0, 1):
@@ -143,6 +148,7 @@ def refine(field: Field, log_density: np.ndarray, threshold: float, tick: Callab
             for k in (0, 1):
                 wanted[i : size - 1 + i, j : size - 1 + j, k : size - 1 + k] |= children
     wanted[::2, ::2, ::2] = False  # known from the coarser grid
+    tick(0)
     indices = np.argwhere(wanted)
     fine[wanted] = log_ratio(evaluate(field, grid_points(indices, size - 1, half_size(field)), tick), threshold)
     return fine

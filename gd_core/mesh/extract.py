@@ -83,10 +83,9 @@ class Stopwatch:
         start = time.perf_counter()
 
         def tick(part: float) -> None:
-            percent = self.before + int(STAGES[name] * part)
-            if self.progress is not None and percent > self.reported:
-                self.reported = percent
-                self.progress(percent, 100, None)
+            self.reported = max(1, self.reported, self.before + int(STAGES[name] * part))
+            if self.progress is not None:
+                self.progress(self.reported, 100, None)
 
         yield tick
         tick(1.0)
@@ -100,7 +99,7 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     Args:
         field: anything with `density(points)` and `color(points)` in a box (a `RadianceField`); see `density.Field`.
         config: see `MeshConfig`; None for the defaults.
-        progress: called with percent of the work done; may raise to cancel.
+        progress: called with percent of the work done, many times with the same number; may raise to cancel.
 
     Returns:
         the mesh; `report` says how it came about, and whether it is watertight or what its defects are.
@@ -111,13 +110,17 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     watch = Stopwatch(progress)
     with watch.stage("density") as tick:
         grid, threshold, highest = density_grid(field, config.resolution, config.density_threshold, tick)
-    with watch.stage("surface"):
+    with watch.stage("surface") as tick:
         grid = np.pad(grid, 1, constant_values=-LOG_LIMIT)  # what touches the box's border is closed there
+        tick(0.1)
         cavities = surface.fill_cavities(grid)
+        tick(0.4)
         vertices, faces = surface.isosurface(grid, half_size(field))
+        tick(0.9)
         vertices, faces, floaters = surface.drop_floaters(vertices, faces, config.min_piece_fraction)
-    with watch.stage("decimate"):
+    with watch.stage("decimate") as tick:
         vertices, faces = surface.decimate(vertices, faces, config.target_faces or len(faces))
+        tick(0.5)
         vertices, faces = surface.repair(vertices, faces)
         normals = surface.vertex_normals(vertices, faces)
     report = {
@@ -132,10 +135,10 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     pieces = ranked_pieces(vertices, faces)
     depth = config.shell_depth * 2 * half_size(field) / config.resolution
     uvs = texture = None
-    with watch.stage("unwrap"):
-        colors = shell_colors(field, vertices, normals, depth, config.shell_samples)
+    with watch.stage("unwrap") as tick:
+        colors = shell_colors(field, vertices, normals, depth, config.shell_samples, lambda part: tick(0.3 * part))
         if config.color == "texture":
-            source, faces, uvs = unwrap(vertices, faces, normals, config.texture_size)
+            source, faces, uvs = unwrap(vertices, faces, normals, config.texture_size, lambda: tick(0.3))
             vertices, normals, colors = vertices[source], normals[source], colors[source]
     with watch.stage("bake") as tick:
         if config.color == "texture":

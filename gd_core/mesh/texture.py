@@ -5,10 +5,13 @@ UV coordinates follow glTF: u to the right, v **down**, the texture's first row 
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import xatlas
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
@@ -17,13 +20,20 @@ from .surface import Faces, Vertices, unit
 
 PADDING_TEXELS = 4  # between charts: two mip levels without bleeding
 MAX_UNWRAP_FACES = 400_000  # xatlas takes minutes and more above
-PAIRS_PER_PASS = 1 << 22  # (triangle, texel) pairs rasterised at once
+PAIRS_PER_PASS = 1 << 20  # (triangle, texel) pairs rasterised at once
+TEXELS_PER_BAKE = 1 << 16  # coloured at once
+TEXELS_PER_BAND = 1 << 20  # of a band of rows that is padded at once
+BAND_OVERLAP = 64  # rows above and below a band where its nearest texels are looked for: more than any filter reads
+UNWRAP_PROCESS = Path(__file__).with_name("unwrap_process.py")
+POLL_SECONDS = 0.1  # between two looks whether it is done
 
 
 def unwrap(
-    vertices: Vertices, faces: Faces, normals: Vertices, texture_size: int
+    vertices: Vertices, faces: Faces, normals: Vertices, texture_size: int, check: Callable[[], None] = lambda: None
 ) -> tuple[Int[np.ndarray, " M"], Faces, Float[np.ndarray, "M 2"]]:
-    """Cut the surface into charts and pack them (xatlas).
+    """Cut the surface into charts and pack them (xatlas, in a process of its own: see `unwrap_process`).
+
+    `check` is called ten times a second and may raise: that ends the process.
 
     Returns:
         the source vertex of each new vertex (seams have several), faces over the new vertices in the given order, and UVs
@@ -34,19 +44,46 @@ def unwrap(
             f"a mesh of {len(faces)} faces is too large to unwrap (limit {MAX_UNWRAP_FACES}): "
             "set a lower number of target faces, or use vertex colours instead of a texture"
         )
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(vertices.astype(np.float32), faces.astype(np.uint32), normals.astype(np.float32))
-    pack = xatlas.PackOptions()
-    pack.resolution, pack.padding, pack.bilinear = texture_size, PADDING_TEXELS, True
-    atlas.generate(xatlas.ChartOptions(), pack)
-    source, new_faces, uvs = atlas.get_mesh(0)
+    with TemporaryDirectory(prefix="grounded-dreamer-") as folder:
+        np.savez(
+            f"{folder}/mesh.npz",
+            vertices=vertices.astype(np.float32),
+            faces=faces.astype(np.uint32),
+            normals=normals.astype(np.float32),
+            resolution=texture_size,
+            padding=PADDING_TEXELS,
+        )
+        run_until_done([sys.executable, str(UNWRAP_PROCESS), folder, *sys.path], Path(folder, "log"), check)
+        with np.load(f"{folder}/atlas.npz") as atlas:
+            source, new_faces, uvs = atlas["source"], atlas["faces"], atlas["uvs"]
     return source.astype(np.int64), new_faces.astype(np.int64), np.clip(uvs, 0, 1).astype(np.float32)
 
 
+def run_until_done(command: list[str], log: Path, check: Callable[[], None]) -> None:
+    """Run a program and `check` meanwhile; if that raises, the program is ended. Raises OSError when the program fails."""
+    quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # else Windows opens a console
+    with open(log, "wb") as file:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, creationflags=quiet)
+    try:
+        while process.poll() is None:
+            check()
+            try:
+                process.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        said = log.read_text(errors="replace").strip().splitlines()
+        why = said[-1] if said else f"xatlas crashed with code {process.returncode}"
+        raise OSError(f"the mesh could not be unwrapped ({why}): try another number of target faces, or vertex colours")
+
+
 def rasterize_uvs(
-    uvs: Float[np.ndarray, "M 2"], faces: Faces, size: int
+    uvs: Float[np.ndarray, "M 2"], faces: Faces, size: int, check: Callable[[], None] = lambda: None
 ) -> tuple[Int[np.ndarray, "size size"], Float[np.ndarray, "size size 3"]]:
-    """Which triangle covers each texel's centre, and where inside it.
+    """Which triangle covers each texel's centre, and where inside it. `check` is called before each pass and may raise.
 
     Returns:
         face index of each texel (-1 where there is none) and its barycentric coordinates.
@@ -61,6 +98,7 @@ def rasterize_uvs(
     texels = np.where(np.abs(area) > 1e-12, extent[:, 0] * extent[:, 1], 0)
     passes = np.cumsum(texels) // PAIRS_PER_PASS
     for number in np.unique(passes[texels > 0]):
+        check()
         chosen = np.flatnonzero((passes == number) & (texels > 0))
         triangle = np.repeat(chosen, texels[chosen])
         first = np.repeat(np.cumsum(texels[chosen]) - texels[chosen], texels[chosen])
@@ -80,11 +118,27 @@ def cross_2d(a: Float[np.ndarray, "N 2"], b: Float[np.ndarray, "N 2"]) -> Float[
 
 
 def pad_texture(
-    texture: Float[np.ndarray, "size size 3"], covered: Bool[np.ndarray, "size size"]
+    texture: Float[np.ndarray, "size size 3"], covered: Bool[np.ndarray, "size size"], check: Callable[[], None] = lambda: None
 ) -> Float[np.ndarray, "size size 3"]:
-    """Give every uncovered texel the colour of the nearest covered one, so that no filter ever reads a seam."""
-    row, column = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    return texture[row, column]
+    """Give uncovered texels the colour of the nearest covered one, so that no filter ever reads a seam.
+
+    Band by band of rows, with `check` before each, which may raise. A texel farther from everything than `BAND_OVERLAP` rows
+    takes the colour of a covered texel of its band, or the mean colour where there is none.
+    """
+    size = len(covered)
+    padded = np.empty_like(texture)
+    rows = max(1, TEXELS_PER_BAND // size)
+    for start in range(0, size, rows):
+        check()
+        top = max(0, start - BAND_OVERLAP)
+        seen = covered[top : start + rows + BAND_OVERLAP]
+        if not seen.any():
+            padded[start : start + rows] = texture[covered].mean(0) if covered.any() else 0
+            continue
+        row, column = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+        inside = slice(start - top, start - top + rows)
+        padded[start : start + rows] = texture[top + row[inside], column[inside]]
+    return padded
 
 
 def shell_colors(
@@ -129,11 +183,14 @@ def bake_texture(
     tick: Callable[[float], None],
 ) -> tuple[Float[np.ndarray, "size size 3"], float]:
     """Query the field's colour at every texel of the atlas; returns the padded texture and the covered fraction."""
-    face_of_texel, barycentric = rasterize_uvs(uvs, faces, size)
-    covered = face_of_texel >= 0
-    corner, weight = faces[face_of_texel[covered]], barycentric[covered][..., None]
-    points = (vertices[corner] * weight).sum(1)
-    directions = unit((normals[corner] * weight).sum(1)).astype(np.float32)
+    face_of_texel, barycentric = rasterize_uvs(uvs, faces, size, lambda: tick(0))
     texture = np.zeros((size, size, 3), dtype=np.float32)
-    texture[covered] = shell_colors(field, points, directions, depth, samples, tick)
-    return pad_texture(texture, covered), float(covered.mean())
+    texels = np.flatnonzero(face_of_texel >= 0)
+    for start in range(0, len(texels), TEXELS_PER_BAKE):
+        tick(start / len(texels))
+        chosen = texels[start : start + TEXELS_PER_BAKE]
+        corner, weight = faces[face_of_texel.ravel()[chosen]], barycentric.reshape(-1, 3)[chosen][..., None]
+        points = (vertices[corner] * weight).sum(1)
+        directions = unit((normals[corner] * weight).sum(1)).astype(np.float32)
+        texture.reshape(-1, 3)[chosen] = shell_colors(field, points, directions, depth, samples)
+    return pad_texture(texture, face_of_texel >= 0, lambda: tick(1)), len(texels) / size**2

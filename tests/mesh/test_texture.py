@@ -1,14 +1,18 @@
 """UV raster, padding, unwrapping and the colours that are baked."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
+import trimesh
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from gd_core.mesh import TriangleMesh, texture
 from gd_core.mesh.texture import pad_texture, rasterize_uvs, shell_colors, unwrap
-from tools.mesh_scenes import BLUE, RED, Solid, SolidScene
+from tools.mesh_scenes import BLUE, RED, THREE_SOLIDS, Solid, SolidScene
 
 unit_interval = st.floats(0, 1, width=32)
 
@@ -59,6 +63,19 @@ def test_padding_copies_the_nearest_covered_texel():
     assert (padded[0, 0] == (1, 0, 0)).all() and (padded[7, 7] == (0, 0, 1)).all() and (padded[5, 4] == (0, 0, 1)).all()
 
 
+def test_padding_by_bands_is_that_of_the_whole_within_reach_of_a_filter(monkeypatch):
+    rng = np.random.default_rng(0)
+    colors = rng.random((256, 256, 3), dtype=np.float32)
+    covered = np.zeros((256, 256), dtype=bool)
+    covered[20:90, 30:100] = covered[150:170, 200:240] = True
+    whole = pad_texture(colors, covered)
+    monkeypatch.setattr(texture, "TEXELS_PER_BAND", 256 * 16)
+    monkeypatch.setattr(texture, "BAND_OVERLAP", 24)
+    near = ndimage.binary_dilation(covered, iterations=12)
+    assert (pad_texture(colors, covered)[near] == whole[near]).all()
+    assert np.isfinite(pad_texture(colors, covered)).all()
+
+
 def test_colour_is_that_of_the_densest_matter_near_the_surface():
     """Empty space around an object has a colour too, and it must not leak into the texture."""
 
@@ -82,6 +99,47 @@ def test_unwrapping_keeps_the_surface_and_its_face_order(vertex_colored_mesh):
     source, new_faces, uvs = unwrap(vertices, faces, normals, 256)
     assert np.array_equal(source[new_faces], faces)
     assert uvs.min() >= 0 and uvs.max() <= 1 and uvs.dtype == np.float32
+
+
+def test_unwrapping_can_be_cancelled_while_xatlas_works():
+    """82,000 faces keep xatlas busy for many seconds, and Python's lock with it if it ran in this process."""
+    solid = trimesh.creation.icosphere(subdivisions=6)
+    rough = solid.vertices + np.random.default_rng(0).normal(0, 5e-4, solid.vertices.shape)  # a perfect sphere crashes xatlas
+    started, looks = time.monotonic(), []
+
+    def check() -> None:
+        looks.append(time.monotonic() - started)
+        if looks[-1] > 0.5:
+            raise InterruptedError("cancelled")
+
+    with pytest.raises(InterruptedError):
+        unwrap(rough, solid.faces, solid.vertex_normals, 2048, check)
+    assert time.monotonic() - started < 3 and np.diff(looks).max() < 1
+
+
+def test_what_stops_the_unwrapping_is_said(monkeypatch, tmp_path, vertex_colored_mesh):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('no xatlas here')")
+    monkeypatch.setattr(texture, "UNWRAP_PROCESS", broken)
+    with pytest.raises(OSError, match="could not be unwrapped .no xatlas here.: try another"):
+        unwrap(*arrays(vertex_colored_mesh), 64)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_baking_asks_often_whether_to_stop(monkeypatch, textured_mesh, at):
+    monkeypatch.setattr(texture, "TEXELS_PER_BAKE", 1 << 12)
+    asked = []
+
+    def tick(part: float) -> None:
+        asked.append(part)
+        if len(asked) == at:
+            raise InterruptedError("cancelled")
+
+    mesh = textured_mesh
+    arguments = (mesh.vertices, mesh.normals, mesh.uvs, mesh.faces)
+    with pytest.raises(InterruptedError):
+        texture.bake_texture(THREE_SOLIDS, *(value.numpy() for value in arguments), 256, 0.05, 3, tick)
+    assert len(asked) == at
 
 
 def test_charts_do_not_overlap(textured_mesh):
