@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 import comfy.model_management
 import comfy.utils
@@ -24,6 +26,9 @@ from ..gd_core.views import ViewSet
 
 PREVIEW_SIZE = 512  # pixels, the longer side
 TEXT_INTERVAL = 0.5  # seconds between two texts of time left
+LISTEN_INTERVAL = 0.1  # seconds between two looks whether the user cancelled
+
+Result = TypeVar("Result")
 
 
 def at_the_border(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -94,6 +99,19 @@ def interruptible(module: nn.Module) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def while_listening(work: Callable[[], Result]) -> Result:
+    """Do what offers no chance to cancel on another thread, and go on at once when the user cancels; `work` then ends unheard,
+    so it must leave no trace. For work that lets other threads run: encoding, numpy, scipy."""
+    thread = ThreadPoolExecutor(1)
+    try:
+        future = thread.submit(work)
+        while not wait([future], LISTEN_INTERVAL).done:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+        return future.result()
+    finally:
+        thread.shutdown(wait=False)
 
 
 class NodeProgress:

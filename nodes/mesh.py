@@ -7,9 +7,9 @@ import json
 from comfy.cli_args import args
 from comfy_api.latest import Types, io
 
-from ..gd_core.mesh import MeshConfig, extract_mesh
+from ..gd_core.mesh import MeshConfig, encode_mesh, extract_mesh, write_together
 from ..gd_core.nerf import RadianceField
-from .border import NodeProgress, at_the_border, interruptible
+from .border import NodeProgress, at_the_border, interruptible, while_listening
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
 
@@ -39,7 +39,7 @@ class ExportMesh(io.ComfyNode):
                     "resolution",
                     default=128,
                     min=16,
-                    max=1024,
+                    max=512,
                     step=4,
                     tooltip="Cells a side of the grid that the surface is found in. 128 suits the tiny model, 256 MVDream.",
                 ),
@@ -81,8 +81,15 @@ class ExportMesh(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix=None) -> bool | str:
-        return (filename_prefix is not None and refuse_prefix(filename_prefix)) or True
+    def validate_inputs(cls, filename_prefix=None, target_faces=None, colour=None) -> bool | str:
+        if filename_prefix is not None and (reason := refuse_prefix(filename_prefix)):
+            return reason
+        if target_faces is not None and colour is not None:
+            try:
+                MeshConfig(target_faces=target_faces, color=colour)
+            except ValueError as error:
+                return str(error)
+        return True
 
     @classmethod
     @at_the_border
@@ -100,9 +107,10 @@ class ExportMesh(io.ComfyNode):
         config = MeshConfig(resolution=resolution, target_faces=target_faces, color=colour, texture_size=texture_size)
         with interruptible(field):
             mesh = extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
-        mesh.export(path, extras=workflow_metadata(cls.hidden))
-        if also_save != "none":
-            mesh.export(path.with_suffix(f".{also_save}"))
+        wanted = [path] if also_save == "none" else [path, path.with_suffix(f".{also_save}")]
+        extras = workflow_metadata(cls.hidden)
+        for name in wanted:
+            write_together(while_listening(lambda name=name: encode_mesh(mesh, name, extras)), overwrite=False)
         report = describe(mesh.report)
         return io.NodeOutput(
             Types.MESH(**mesh.gltf_tensors()),

@@ -53,6 +53,12 @@ def write_mesh(mesh: TriangleMesh, path: Path, overwrite: bool, extras: dict) ->
         FileExistsError, FileNotFoundError, OSError: the file is there, its folder is not, or writing failed. Nothing is
             left behind, and old files are as they were.
     """
+    write_together(encode_mesh(mesh, path, extras), overwrite)
+    return path
+
+
+def encode_mesh(mesh: TriangleMesh, path: Path, extras: dict) -> dict[Path, bytes]:
+    """The files that `write_mesh` would write, for `write_together`. A large texture takes seconds; nothing is touched."""
     try:
         json.dumps(extras, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -61,9 +67,7 @@ def write_mesh(mesh: TriangleMesh, path: Path, overwrite: bool, extras: dict) ->
         raise ValueError(f"cannot write a mesh as '{path.name}': its suffix must be one of {', '.join(ENCODERS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path.name}: its folder {path.parent} does not exist")
-    files = ENCODERS[path.suffix.lower()](mesh, path, extras)
-    write_together({path.with_name(name): data for name, data in files.items()}, overwrite)
-    return path
+    return {path.with_name(name): data for name, data in ENCODERS[path.suffix.lower()](mesh, path, extras).items()}
 
 
 def write_together(files: dict[Path, bytes], overwrite: bool) -> None:

@@ -54,6 +54,13 @@ def test_prefixes_that_lead_out_of_the_output_folder(nodes, base, prefix):
     assert sorted(base.parent.rglob("*")) == before
 
 
+def test_a_mesh_that_cannot_be_unwrapped_is_refused_before_anything_runs(nodes):
+    check = nodes["ExportMesh"].validate_inputs
+    assert "too many to unwrap" in check(filename_prefix="3d/x", target_faces=500_000, colour="texture")
+    assert "at least 100" in check(filename_prefix="3d/x", target_faces=50, colour="vertex")
+    assert check(filename_prefix="3d/x", target_faces=500_000, colour="vertex") is True
+
+
 def test_a_prefix_that_arrives_over_a_link_is_refused_too(run):
     class Field:
         def save(self, path):

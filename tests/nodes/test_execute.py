@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,6 +105,21 @@ def test_a_mesh_is_exported_with_its_workflow(run, nodes, field, base):
     assert Path(glb.get_source()) == path and path.with_suffix(".obj").is_file()
     extras = glb_json(path)["asset"]["extras"]
     assert json.loads(extras["workflow"]) == {"nodes": [1]} and json.loads(extras["prompt"]) == {"1": {}}
+
+
+def test_work_that_cannot_be_cancelled_is_left_behind(pack):
+    from comfy import model_management  # noqa: PLC0415
+
+    border, release = pack.nodes.border, threading.Event()
+    assert border.while_listening(lambda: 3) == 3
+    with pytest.raises(ValueError, match="no room"):
+        border.while_listening(lambda: (_ for _ in ()).throw(ValueError("no room")))
+    threading.Timer(0.2, setattr, (model_management, "interrupted", True)).start()
+    started = time.monotonic()
+    with pytest.raises(model_management.InterruptProcessingException):
+        border.while_listening(lambda: release.wait(20))
+    release.set()
+    assert time.monotonic() - started < 2
 
 
 def test_no_metadata_when_comfyui_is_told_so(run, nodes, field, base, monkeypatch):
