@@ -29,6 +29,10 @@ SMALL = {
     "GroundedDreamerTurntable": {"frames": 3, "size": 64},
 }
 LONG = {"GroundedDreamerSampleViews": {"steps": 500}, "GroundedDreamerFitNeRF": {"steps": 50_000}}
+LARGE = {
+    "ExportMesh": {"resolution": 256, "texture_size": 2048, "target_faces": 50_000},
+    "Turntable": {"frames": 120, "size": 512},
+}
 IDLE_WITHIN = 2.0  # seconds after an interrupt
 
 pytestmark = pytest.mark.skipif(not COMFY_DIR, reason="COMFY_DIR is not set: no real ComfyUI to run the nodes in")
@@ -81,13 +85,14 @@ def small(name: str, **more: dict) -> dict:
     return prompt
 
 
-def run(url: str, prompt: dict, interrupt_at: str | None = None) -> dict:
-    """Queue a prompt and follow it; `interrupt_at`: class type at whose third preview the user cancels."""
-    return asyncio.run(_run(url, prompt, interrupt_at))
+def run(url: str, prompt: dict, interrupt_at: str | None = None, step: int = 3) -> dict:
+    """Queue a prompt and follow it; `interrupt_at`: class type at whose `step` the user cancels."""
+    return asyncio.run(_run(url, prompt, interrupt_at, step))
 
 
-async def _run(url: str, prompt: dict, interrupt_at: str | None) -> dict:
+async def _run(url: str, prompt: dict, interrupt_at: str | None, step: int) -> dict:
     seen = {"cached": [], "previews": 0, "texts": 0, "status": None, "idle_s": None, "refused": None, "error": None}
+    first_steps = seen["first_steps"] = {}  # by class type
     async with (
         aiohttp.ClientSession() as http,
         http.ws_connect(f"{url}/ws?clientId=test", max_msg_size=0) as ws,
@@ -108,7 +113,9 @@ async def _run(url: str, prompt: dict, interrupt_at: str | None) -> dict:
             if kind == "execution_cached":
                 seen["cached"] = data["nodes"]
             running = kind == "progress" and prompt[data["node"]]["class_type"]
-            if interrupt_at and asked is None and running == interrupt_at and data["value"] >= 3:
+            if running:
+                first_steps.setdefault(running, data["value"])
+            if interrupt_at and asked is None and running == interrupt_at and data["value"] >= step:
                 async with http.post(f"{url}/interrupt"):
                     asked = time.monotonic()
             if kind in ("execution_success", "execution_error", "execution_interrupted"):
@@ -136,8 +143,31 @@ def test_an_interrupt_is_quick_and_the_next_run_works(server, node):
 
 
 @pytest.mark.parametrize(
+    ("node", "step"),
+    # percent of the mesh: in density, surface, decimation, xatlas, rasterising, baking, padding or encoding
+    [("ExportMesh", percent) for percent in (1, 31, 40, 51, 65, 80, 100)] + [("Turntable", 1)],
+)
+def test_an_interrupt_is_quick_at_large_sizes(server, node, step):
+    name = {"ExportMesh": "quick_start_tiny", "Turntable": "turntable_video"}[node]
+    stopped = run(server[0], small(name, **{node: LARGE[node]}), f"GroundedDreamer{node}", step)
+    assert stopped["status"] == "interrupted" and stopped["idle_s"] <= IDLE_WITHIN
+
+
+@pytest.mark.parametrize(("node", "steps", "stop"), [("FitNeRF", 300, 200), ("RefineSDS", 24, 12)])
+def test_the_run_after_an_interrupt_goes_on_where_it_stopped(server, node, steps, stop):
+    prompt = small("quick_start_tiny", **{node: {"steps": steps, "seed": 7}})
+    assert run(server[0], prompt, f"GroundedDreamer{node}", stop)["status"] == "interrupted"
+    again = run(server[0], prompt)
+    assert again["status"] == "success" and again["first_steps"][f"GroundedDreamer{node}"] >= stop
+    started_over = run(server[0], small("quick_start_tiny", **{node: {"steps": steps + 1, "seed": 7}}))
+    assert started_over["first_steps"][f"GroundedDreamer{node}"] < stop
+
+
+@pytest.mark.parametrize(
     ("node", "inputs", "complaint"),
     [
+        ("ExportMesh", {"target_faces": 500_000}, "too many to unwrap"),
+        ("ExportMesh", {"resolution": 1024}, "bigger than max"),
         ("ExportMesh", {"filename_prefix": "../../x"}, "leads out of the output folder"),
         ("FocusPrompt", {"focus": "{"}, "not valid JSON"),
         ("FocusPrompt", {"focus": '{"v":1,"focus":[{"word":"dog"}]}'}, "'dog' is not in the prompt"),
