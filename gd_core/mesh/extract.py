@@ -113,7 +113,7 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     with watch.stage("surface") as tick:
         grid = np.pad(grid, 1, constant_values=-LOG_LIMIT)  # what touches the box's border is closed there
         tick(0.1)
-        cavities = surface.fill_cavities(solid_part(grid))
+        cavities = surface.fill_cavities(grid)
         tick(0.4)
         vertices, faces = surface.isosurface(grid, half_size(field))
         tick(0.9)
@@ -156,13 +156,6 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
         pieces=torch.from_numpy(pieces),
         report=report,
     )
-
-
-def solid_part(grid: np.ndarray) -> np.ndarray:
-    """A view of the part of a padded grid that holds all that is solid, and one empty layer around it: mostly far smaller."""
-    solid = grid > 0
-    reach = [np.flatnonzero(solid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
-    return grid[tuple(slice(along[0] - 1, along[-1] + 2) for along in reach)]
 
 
 def ranked_pieces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -48,12 +48,20 @@ class Defects:
         return lines
 
 
+def solid_box(grid: Float[np.ndarray, "n n n"]) -> tuple[slice, slice, slice]:
+    """Where in a padded grid all that is solid lies, with one empty layer around it: mostly a small part of a large grid."""
+    solid = grid > 0
+    reach = [np.flatnonzero(solid.any(axis=others)) for others in ((1, 2), (0, 2), (0, 1))]
+    return tuple(slice(along[0] - 1, along[-1] + 2) for along in reach)
+
+
 def fill_cavities(grid: Float[np.ndarray, "n n n"]) -> int:
     """Make enclosed empty space solid, in place; returns how many cavities there were.
 
     Four outside views say nothing of a solid's inside, so a fitted field is often hollow. Nobody sees the inner surfaces,
     and they would take up faces and texture. The grid must be empty along its border.
     """
+    grid = grid[solid_box(grid)]
     labels, count = ndimage.label(grid <= 0)  # empty space joins through faces only
     grid[(labels > 0) & (labels != labels[0, 0, 0])] = LOG_LIMIT
     return count - 1
@@ -61,8 +69,9 @@ def fill_cavities(grid: Float[np.ndarray, "n n n"]) -> int:
 
 def isosurface(grid: Float[np.ndarray, "n n n"], half: float) -> tuple[Vertices, Faces]:
     """The zero level of a padded grid (one empty layer around `[-half, half]^3`) by marching cubes (Lewiner et al. 2003)."""
-    vertices, faces, _, _ = marching_cubes(grid, level=0.0, allow_degenerate=False)
-    vertices = (vertices - 1) * (2 * half / (grid.shape[0] - 3)) - half
+    box = solid_box(grid)
+    vertices, faces, _, _ = marching_cubes(grid[box], level=0.0, allow_degenerate=False)
+    vertices = (vertices + [side.start - 1 for side in box]) * (2 * half / (grid.shape[0] - 3)) - half
     return vertices.astype(np.float32), faces[:, ::-1].astype(np.int64)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from gd_core.mesh import MeshConfig, compare_meshes, extract_mesh
-from gd_core.mesh.extract import solid_part
 from gd_core.mesh.triangle_mesh import TriangleMesh
 from gd_core.nerf import EncodingConfig, FieldConfig, RadianceField
 from tools.mesh_scenes import BLUE, GREEN, RED, THREE_SOLIDS
@@ -77,14 +76,6 @@ def test_progress_climbs_to_the_end_and_can_cancel():
 
     with pytest.raises(InterruptedError):
         extract_mesh(THREE_SOLIDS, MeshConfig(**SMALL), cancel)
-
-
-def test_the_solid_part_of_a_grid_is_a_view_with_an_empty_layer_around():
-    grid = np.full((12, 12, 12), -4.0, dtype=np.float32)
-    grid[1, 5, 9] = grid[4, 6, 10] = 4.0
-    part = solid_part(grid)
-    assert part.shape == (6, 4, 4) and (part > 0).sum() == 2 and np.shares_memory(part, grid)
-    assert max(side.max() for axis in range(3) for side in (part.take(0, axis), part.take(-1, axis))) < 0
 
 
 def test_a_larger_box_is_meshed_whole(textured_mesh):

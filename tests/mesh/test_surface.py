@@ -116,3 +116,11 @@ def test_normals_have_length_one_even_where_a_fan_folds_onto_itself():
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [2, 0, 0]], dtype=np.float32)
     faces = np.array([[0, 1, 2], [0, 2, 1], [0, 1, 3]])
     np.testing.assert_allclose(np.linalg.norm(vertex_normals(vertices, faces), axis=1), 1, atol=1e-6)
+
+
+def test_the_solid_part_of_a_grid_has_an_empty_layer_around():
+    grid = np.full((12, 12, 12), -4.0, dtype=np.float32)
+    grid[1, 5, 9] = grid[4, 6, 10] = 4.0
+    part = grid[surface.solid_box(grid)]
+    assert part.shape == (6, 4, 4) and (part > 0).sum() == 2
+    assert max(side.max() for axis in range(3) for side in (part.take(0, axis), part.take(-1, axis))) < 0
