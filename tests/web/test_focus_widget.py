@@ -491,6 +491,19 @@ def test_hovering_a_chip_lays_its_map_over_all_views(node, page):
     assert page.locator(".gd-heat.gd-on").count() == 4  # the keyboard's focus shows the map too
 
 
+def test_the_pages_tooltip_does_not_cover_what_is_pointed_at(node, page):
+    node.send()
+    page.wait_for_selector(".gd-view-image:not([hidden])")
+    page.evaluate("document.body.append(Object.assign(document.createElement('div'), {className: 'p-tooltip'}))")
+    shown = "() => getComputedStyle(document.querySelector('.p-tooltip')).visibility"
+    node.chip("cube").hover()
+    assert page.evaluate(shown) == "hidden"
+    page.locator(".gd-title").hover()
+    assert page.evaluate(shown) == "visible"
+    page.locator(".gd-view").first.hover()
+    assert page.evaluate(shown) == "hidden"
+
+
 def test_hovering_a_pixel_ranks_the_words_there(node, page):
     node.send()
     page.wait_for_selector(".gd-view-image:not([hidden])")
