@@ -31,7 +31,9 @@ class RefineConfig:
         reference_rays: rays of the reference views in each step.
         orient_weight: of normals that face away from the camera (Ref-NeRF, equation 11).
         opacity_weight: of half-transparent pixels (binary entropy of the opacity).
-        grid_lr, mlp_lr: Adam's learning rates of the encoding and of the MLP; both decay to a tenth.
+        shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the colour's encoding and of
+            its MLP; all decay to a tenth.
+        bending: weight of the mean squared second derivative of the signed distance, as in the fit.
         max_psnr_drop: decibels that refinement may cost of the reference PSNR, of which anything above 30 dB does not count;
             beyond, the last good state comes back and the SDS weight is halved.
         evaluate_every: steps between evaluations on the reference and the held-back views.
@@ -55,6 +57,8 @@ class RefineConfig:
     reference_rays: int = 1024
     orient_weight: float = 0.01
     opacity_weight: float = 0.001
+    bending: float = 1e-4
+    shape_lr: float = 0.001
     grid_lr: float = 0.005
     mlp_lr: float = 0.001
     max_psnr_drop: float = 1.0
@@ -77,6 +81,7 @@ class RefineConfig:
         low, high = self.elevation_deg
         if not -90 <= low <= high <= 90:
             raise ValueError(f"elevation_deg must be a range within -90..90 degrees, got {self.elevation_deg}")
-        for name in ("reference_weight", "mask_weight", "orient_weight", "opacity_weight", "grid_lr", "mlp_lr"):
+        weights = ("reference_weight", "mask_weight", "orient_weight", "opacity_weight", "bending")
+        for name in (*weights, "shape_lr", "grid_lr", "mlp_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")

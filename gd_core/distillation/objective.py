@@ -1,6 +1,6 @@
 """The hybrid objective: what the four reference views say, and what the diffusion model says of four other views.
 
-    L = w_ref |C - C_ref|^2 + w_mask |A - M_ref|^2 + w_sds(t) L_SDS + w_orient L_orient + w_opacity L_opacity
+    L = w_ref |C - C_ref|^2 + w_mask |A - M_ref|^2 + w_sds(t) L_SDS + w_orient L_orient + w_opacity L_opacity + w_bend |d''|^2
 
 Reference rays keep the composition; SDS on a random orbit of orthogonal cameras fills in what no reference view sees.
 """
@@ -110,10 +110,12 @@ class HybridObjective:
             share: of the run that is done, 0..1.
             sds_weight: what the ramp says here, after the guard's cuts.
         """
+        config = self.config
         terms = self._reference_terms(field, generator)
         if sds_weight == 0:
             return terms, None
-        config = self.config
+        if config.bending > 0:
+            terms["bending"] = config.bending * field.shape.bending()
         cameras = self.random_cameras(generator)
         size = self.image_size(share)
         background = self._random_background(generator).to(field.device)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
+from ..nerf.fit import make_optimizer
 from ..views import Progress, ViewSet
 from .checkpoint import RefineState, Snapshot, fingerprint, load_state, save_state
 from .config import RefineConfig
@@ -101,15 +102,8 @@ class Refinement:
         self.model, self.config, self.checkpoint, self.stack = model, config, checkpoint, stack
         self.field = copy.deepcopy(field).requires_grad_(True)
         self.objective = HybridObjective(config, guidance, reference_rays(views, field.device), views)
-        self.optimizer = torch.optim.Adam(
-            [
-                {"params": self.field.encoding.parameters(), "lr": config.grid_lr},
-                {"params": self.field.mlp.parameters(), "lr": config.mlp_lr},
-            ],
-            betas=(0.9, 0.99),
-            eps=1e-15,
-        )
-        self.base_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizer = make_optimizer(self.field)
+        self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr
         self.generator = torch.Generator().manual_seed(config.seed)
         self.inputs = fingerprint(field, views, guidance, config)
         self.stopped = False

@@ -3,5 +3,15 @@
 from .encodings import EncodingConfig
 from .field import FieldConfig, RadianceField, RenderedViews, load_field
 from .fit import FitConfig, fit_views
+from .shape import ShapeConfig
 
-__all__ = ["EncodingConfig", "FieldConfig", "FitConfig", "RadianceField", "RenderedViews", "fit_views", "load_field"]
+__all__ = [
+    "EncodingConfig",
+    "FieldConfig",
+    "FitConfig",
+    "RadianceField",
+    "RenderedViews",
+    "ShapeConfig",
+    "fit_views",
+    "load_field",
+]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from scipy import ndimage
+from torch import Tensor, nn
 
 from ..views import ViewSet
 from .hull import FOREGROUND, carve
@@ -16,6 +17,9 @@ from .occupancy import OccupancyGrid
 logger = logging.getLogger(__name__)
 
 DISSENT_WEIGHT = 0.1  # of background pixels where most views see a subject: enough to clean up, too little to erase it
+SURELY_INSIDE = 0.9  # of the mask of a pixel and of its eight neighbours
+OUTLINE_WIDTH = 2.0  # pixels; what is further from the inside is thin, and has nothing but its own colour
+BLED = 0.1  # of the way from the nearest inner colour to the background's
 CHUNK = 8192
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.02, 2048
 
@@ -77,7 +81,7 @@ def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, gener
             "check the cameras' elevation, distance and field of view"
         )
     background = view_backgrounds(views)[chosen].to(device)[:, None, None]
-    color = torch.minimum((images - (1 - masks[..., None]) * background).clamp(min=0), masks[..., None])
+    color = foreground_colors(images, masks, background)
     origins, directions = (r.reshape(-1, 3) for r in cameras.rays(views.height, views.width))
     color, mask = color.reshape(-1, 3), masks.reshape(-1)
 
@@ -92,6 +96,28 @@ def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, gener
     return Evidence(
         *(x[rays] for x in (origins, directions, near, far, color, mask, weight)), shuffled[held_back:], shuffled[:held_back]
     )
+
+
+def foreground_colors(
+    images: Float[Tensor, "V H W 3"], masks: Float[Tensor, "V H W"], background: Float[Tensor, "V 1 1 3"]
+) -> Float[Tensor, "V H W 3"]:
+    """The foreground's share of each pixel, 0..mask.
+
+    Pixels of the outline may have background in them that a mask which is a little too wide does not own up to. Painted on
+    the rim it spreads to all that no view sees, so such pixels take the colour of the nearest pixel well inside.
+    """
+    own = torch.minimum((images - (1 - masks[..., None]) * background).clamp(min=0), masks[..., None])
+    inner = -nn.functional.max_pool2d(-masks[:, None], 3, stride=1, padding=1)[:, 0] > SURELY_INSIDE
+    for view, inside in enumerate(inner.cpu().numpy()):
+        if inside.any():
+            distance, (row, column) = ndimage.distance_transform_edt(~inside, return_indices=True)
+            outline = torch.from_numpy((distance > 0) & (distance <= OUTLINE_WIDTH)).to(images.device)
+            nearest = images[view][torch.from_numpy(row).to(images.device), torch.from_numpy(column).to(images.device)]
+            towards = background[view] - nearest
+            mask = masks[view][..., None]
+            bled = ((own[view] / mask.clamp(min=0.05) - nearest) * towards).sum(-1) > BLED * towards.square().sum(-1)
+            own[view] = torch.where((outline & bled)[..., None], nearest * mask, own[view])
+    return own
 
 
 def _crossing(occupancy: OccupancyGrid, origins: Tensor, directions: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,11 +16,10 @@ from ..files import write_tensors
 from .compositing import RaySamples, render_weights
 from .encodings import EncodingConfig, make_encoding
 from .occupancy import OccupancyGrid
+from .shape import ShapeConfig, SignedDistanceGrid
 
 FORMAT = "grounded-dreamer-field"
-FORMAT_VERSION = 1
-DENSITY_SCALE = 30.0  # sigma = 30 softplus(h - 3): starts transparent, which four views need (reference/nerf_cpu)
-DENSITY_BIAS = -3.0
+FORMAT_VERSION = 2  # 1 had its density from the encoding
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,20 @@ class FieldConfig:
     """Shape of a field; stored in the header of its file.
 
     Attributes:
-        encoding: see `EncodingConfig`.
-        hidden: width of the MLP's one hidden layer.
+        encoding: of the colour, see `EncodingConfig`.
+        hidden: width of the one hidden layer of the colour's MLP.
         half_size: the field lives in the box [-half_size, half_size]^3, world units.
         occupancy_resolution: cells a side of the occupancy grid.
         step: length of a sampling stratum along a ray, world units.
+        shape: of the signed distance, see `ShapeConfig`.
     """
 
     encoding: EncodingConfig = field(default_factory=EncodingConfig)
     hidden: int = 32
     half_size: float = 1.0
     occupancy_resolution: int = 64
-    step: float = 0.03
+    step: float = 0.02
+    shape: ShapeConfig = field(default_factory=ShapeConfig)
 
 
 @dataclass
@@ -92,8 +93,9 @@ class RadianceField(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.encoding = make_encoding(config.encoding, device, generator)
         self.mlp = nn.Sequential(
-            _linear(self.encoding.features, config.hidden, generator), nn.ReLU(), _linear(config.hidden, 4, generator)
+            _linear(self.encoding.features, config.hidden, generator), nn.ReLU(), _linear(config.hidden, 3, generator)
         )
+        self.shape = SignedDistanceGrid(config.shape, config.half_size)
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.half_size)
         self.to(device)
 
@@ -101,18 +103,13 @@ class RadianceField(nn.Module):
     def device(self) -> torch.device:
         return self.mlp[0].weight.device
 
-    def _heads(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 4"]:
-        unit = (points / (2 * self.config.half_size) + 0.5).clamp(0, 1)
-        return self.mlp(self.encoding(unit))
-
     def density_and_color(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
         """Both at once, whatever the occupancy grid says of the points; differentiable in the parameters."""
-        density, color = self._heads(points).split((1, 3), dim=1)
-        return DENSITY_SCALE * nn.functional.softplus(density[:, 0] + DENSITY_BIAS), torch.sigmoid(color)
+        return self.raw_density(points), self.color(points)
 
     def raw_density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density whatever the occupancy grid says of the points."""
-        return DENSITY_SCALE * nn.functional.softplus(self._heads(points)[:, 0] + DENSITY_BIAS)
+        return self.shape.density(self.shape(points))
 
     def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density as rays see it, 1 / world unit: zero outside the box and in cells that the occupancy grid holds empty."""
@@ -120,18 +117,19 @@ class RadianceField(nn.Module):
 
     def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """RGB in 0..1."""
-        return self.density_and_color(points)[1]
+        unit = (points / (2 * self.config.half_size) + 0.5).clamp(0, 1)
+        return torch.sigmoid(self.mlp(self.encoding(unit)))
 
     def normals(self, points: Float[Tensor, "N 3"], epsilon: float | None = None) -> Float[Tensor, "N 3"]:
-        """Unit outward normals, -grad(density) by central differences of width `epsilon` (world units, default one stratum).
+        """Unit outward normals, grad(distance) by central differences of width `epsilon` (world units, default a cell).
 
-        Differences rather than autograd, since `grid_sample` has no second derivative. Zero where the density is flat.
+        Differences rather than autograd, since `grid_sample` has no second derivative. Zero where the distance is flat.
         """
-        epsilon = epsilon or self.config.step
+        epsilon = epsilon or self.shape.spacing
         offsets = epsilon * torch.eye(3, device=points.device, dtype=points.dtype)
         around = torch.cat((points[None] + offsets[:, None], points[None] - offsets[:, None]))
-        ahead, behind = self.raw_density(around.reshape(-1, 3)).view(2, 3, -1)
-        return nn.functional.normalize((behind - ahead).T, dim=-1, eps=1e-6)
+        ahead, behind = self.shape(around.reshape(-1, 3)).view(2, 3, -1)
+        return nn.functional.normalize((ahead - behind).T, dim=-1, eps=1e-6)
 
     def render_rays(
         self,
@@ -148,7 +146,7 @@ class RadianceField(nn.Module):
             origins, directions: `[R, 3]` world units, directions of length one.
             background: RGB 0..1, one for all `[3]` or one for each ray `[R, 3]`.
             generator: CPU generator that places samples at random in their strata; None: in the middle.
-            with_normals: also composite normals, at seven times the cost of the samples that matter.
+            with_normals: also composite normals, from six more distances for each sample that matters.
             span: see `OccupancyGrid.march`.
         """
         samples = self.occupancy.march(origins, directions, self.config.step, generator, span)
@@ -251,10 +249,13 @@ def load_field(path: str | Path, device: torch.device | str = "cpu") -> Radiance
         raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} does not hold a NeRF field saved by Grounded-Dreamer")
-    if header["version"] > FORMAT_VERSION:
-        raise ValueError(f"{path} has field format {header['version']}, this release reads up to {FORMAT_VERSION}: update it")
+    if header["version"] != FORMAT_VERSION:
+        remedy = "update the node pack" if header["version"] > FORMAT_VERSION else "fit it again"
+        raise ValueError(f"{path} has field format {header['version']}, this release reads {FORMAT_VERSION}: {remedy}")
     config = dict(header["config"])
-    loaded = RadianceField(FieldConfig(**{**config, "encoding": EncodingConfig(**config["encoding"])}), device)
+    config["shape"] = ShapeConfig(tuple(config["shape"]["resolutions"]))
+    config["encoding"] = EncodingConfig(**config["encoding"])
+    loaded = RadianceField(FieldConfig(**config), device)
     loaded.load_state_dict(tensors)
     loaded.provenance = header["provenance"]
     return loaded

@@ -1,11 +1,12 @@
 """Sparse-view fit: a handful of views in, a field out.
 
-    L = |C - C_view|^2 + w_mask |A - M|^2 + w_smooth(t) |c(x) - c(x + e)| + w_var |dF|^2
+    L = |C - C_view|^2 + w_mask |A - M|^2 + w_bend |d''(x)|^2 + w_smooth(t) |c(x) - c(x + e)| + w_var |dF|^2
 
-over rays that cross the visual hull, before random backgrounds, over points x of the hull, and over neighbouring texels of the
-encoding F. Colour that must vary slowly at first cannot paint each view's pixels on a bloated shape, so the shape gives way;
-later it may be as sharp as the views. From coarse planes to fine ones, inside the hull that the masks carve, starting
-transparent. docs/nerf.md has the measurements.
+over rays that cross the visual hull, before random backgrounds; over the grid of the signed distance d; over points x of the
+hull; and over neighbouring texels of the colour's encoding F. A distance that is costly to bend joins what the views show by
+smooth surfaces. Colour that must vary slowly at first cannot paint each view's pixels on a bloated shape, so the shape gives
+way; later it may be as sharp as the views. The surface starts soft and transparent inside the hull that the masks carve, and
+hardens. docs/nerf.md has the measurements.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ CHECKPOINT_SECONDS = 20.0
 PREVIEW_SECONDS = 3.0
 PREVIEW_SIZE = 96
 ESTIMATE_STEPS = 20  # steps after which the time left is told
-SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of colour smoothness has fallen to zero
+SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of colour smoothness has fallen as far as it does
+SMOOTH_LEFT = 0.05  # of that weight stays, so that what no view sees takes the colour of what is near it
 SMOOTH_POINTS = 2048  # a step
-LR_DECAY = 0.1  # of both learning rates over the whole fit
+HARD_AT = 0.7  # share of the fit at which the surface is as hard as it gets
+LR_DECAY = 0.1  # of all learning rates over the whole fit
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ class FitConfig:
         steps: optimiser steps, unless `seconds` is given.
         seconds: wall-clock budget instead of `steps`. Results then depend on the machine and on what else it does.
         rays_per_step: rays drawn each step.
-        grid_lr, mlp_lr: Adam's learning rates of the encoding and of the MLP; both decay to a tenth.
+        shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the colour's encoding and of
+            its MLP; all decay to a tenth.
+        softness: of the surface at the start and at the end, world units; it hardens exponentially until `HARD_AT` of the fit.
+        bending: weight of the mean squared second derivative of the signed distance.
         mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
         color_smoothness: weight at the start of the colour's mean difference between points one stratum apart.
         plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
@@ -57,14 +63,17 @@ class FitConfig:
     """
 
     field: FieldConfig = field(default_factory=FieldConfig)
-    steps: int = 1000
+    steps: int = 500
     seconds: float | None = None
     rays_per_step: int = 1024
+    shape_lr: float = 0.01
     grid_lr: float = 0.05
     mlp_lr: float = 0.02
+    softness: tuple[float, float] = (0.1, 0.01)
+    bending: float = 1e-4
     mask_weight: float = 0.1
-    color_smoothness: float = 1.0
-    plane_variation: float = 0.1
+    color_smoothness: float = 2.0
+    plane_variation: float = 1.0
     coarse: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0))
     prune_after: int = 100
     prune_every: int = 16
@@ -146,6 +155,7 @@ class SparseViewFit:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.field = RadianceField(config.field, device, config.seed)
         self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator)
+        self.field.shape.start_from(self.field.occupancy.hull)
         self.hull_cells = self.field.occupancy.hull.nonzero()
         self.preview_camera = views.cameras[0]
         self.steps_done, self.elapsed, self.share = 0, 0.0, 0.0
@@ -156,12 +166,7 @@ class SparseViewFit:
     def _set_resolution(self, share_of_final: float) -> None:
         """Bring the planes to their resolution; the optimiser starts anew, its moments being those of other texels."""
         self.field.resize_encoding(round(self.config.field.encoding.resolution * share_of_final))
-        self.optimizer = torch.optim.Adam(
-            [{"params": self.field.encoding.parameters()}, {"params": self.field.mlp.parameters()}],
-            betas=(0.9, 0.99),
-            eps=1e-15,
-            fused=self.field.device.type in ("cpu", "cuda"),
-        )
+        self.optimizer = make_optimizer(self.field)
 
     @property
     def done(self) -> bool:
@@ -182,14 +187,17 @@ class SparseViewFit:
     def step(self, elapsed: float) -> None:
         """One optimiser step; `elapsed` is the seconds that the fit has taken when it begins."""
         config, evidence = self.config, self.evidence
-        for group, lr in zip(self.optimizer.param_groups, (config.grid_lr, config.mlp_lr), strict=True):
+        for group, lr in zip(self.optimizer.param_groups, (config.shape_lr, config.grid_lr, config.mlp_lr), strict=True):
             group["lr"] = lr * LR_DECAY**self.share
+        soft, hard = config.softness
+        self.field.shape.softness.fill_(soft * (hard / soft) ** min(1.0, self.share / HARD_AT))
         drawn = torch.randint(len(evidence.training), (config.rays_per_step,), generator=self.generator)
         rays = evidence.training[drawn.to(self.field.device)]
         background = torch.rand(config.rays_per_step, 3, generator=self.generator).to(self.field.device)
         out, loss = self._loss(rays, background, self.generator)
         self.num_samples += len(out.weights)
-        smooth = config.color_smoothness * max(0.0, 1 - self.share / SMOOTH_UNTIL)
+        loss = loss + config.bending * self.field.shape.bending()
+        smooth = config.color_smoothness * max(SMOOTH_LEFT, 1 - self.share / SMOOTH_UNTIL)
         if smooth > 0:
             loss = loss + smooth * self._color_variation()
         if config.plane_variation > 0 and config.field.encoding.kind == "vm":
@@ -276,6 +284,23 @@ class SparseViewFit:
         state["state"] = tensors["optimizer"]
         self.optimizer.load_state_dict(state)
         self.generator.set_state(tensors["generator"])
+
+
+def make_optimizer(field: RadianceField) -> torch.optim.Adam:
+    """Adam over the shape, the colour's encoding and its MLP, a group each in this order; learning rates are the caller's.
+
+    The shape's epsilon is of the size of a voxel's gradient: voxels that hardly matter to any pixel then hardly move.
+    """
+    return torch.optim.Adam(
+        [
+            {"params": field.shape.parameters(), "eps": 1e-8},
+            {"params": field.encoding.parameters()},
+            {"params": field.mlp.parameters()},
+        ],
+        betas=(0.9, 0.99),
+        eps=1e-15,
+        fused=field.device.type in ("cpu", "cuda"),
+    )
 
 
 def pick_device(name: str) -> torch.device:

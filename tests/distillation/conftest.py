@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_unet
-from gd_core.nerf import EncodingConfig, FieldConfig, FitConfig, fit_views
+from gd_core.nerf import EncodingConfig, FieldConfig, FitConfig, ShapeConfig, fit_views
 from gd_core.views import ViewSet
 from tests.random_models import random_mvdream
 
@@ -46,5 +46,6 @@ def views() -> ViewSet:
 
 @pytest.fixture(scope="session")
 def field(views):
-    shape = FieldConfig(EncodingConfig(resolution=24, channels=4), occupancy_resolution=32, step=0.06)
-    return fit_views(views, FitConfig(field=shape, steps=60, rays_per_step=512))
+    encoding, shape = EncodingConfig(resolution=24, channels=4), ShapeConfig((12, 24))
+    config = FieldConfig(encoding, occupancy_resolution=32, step=0.06, shape=shape)
+    return fit_views(views, FitConfig(field=config, steps=60, rays_per_step=512))

@@ -209,7 +209,7 @@ def test_milestones_set_the_render_size(field, views, tiny_mvdream):
 
 def test_every_term_reaches_the_field(field, views, tiny_mvdream):
     terms, _ = objective(field, views, tiny_mvdream).terms(field, 0.5, 0.1, torch.Generator().manual_seed(0))
-    assert set(terms) == {"reference", "mask", "sds", "opacity", "orientation"}
+    assert set(terms) == {"reference", "mask", "sds", "bending", "opacity", "orientation"}
     for name, term in terms.items():
         gradients = torch.autograd.grad(term, list(field.parameters()), allow_unused=True, retain_graph=True)
         assert any(g is not None and g.abs().max() > 0 for g in gradients), name
@@ -218,7 +218,7 @@ def test_every_term_reaches_the_field(field, views, tiny_mvdream):
 def test_without_reference_weight_only_the_model_speaks(field, views, tiny_mvdream):
     config = replace(CONFIG, reference_weight=0.0, mask_weight=0.0)
     terms, _ = objective(field, views, tiny_mvdream, config).terms(field, 0.5, 0.1, torch.Generator().manual_seed(0))
-    assert set(terms) == {"sds", "opacity", "orientation"}
+    assert set(terms) == {"sds", "bending", "opacity", "orientation"}
 
 
 def test_without_references_the_last_state_is_returned_and_no_guard_acts(field, views, tiny_mvdream):
