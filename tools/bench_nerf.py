@@ -1,10 +1,11 @@
-"""Benchmark of the sparse-view NeRF: four views in, twelve held-out views scored, same scenes and seeds every time.
+"""Benchmark of the sparse-view NeRF: four views in, 12 held-out views and the mesh scored, same scenes and seeds every time.
 
     python -m tools.bench_nerf                     toy scenes and meshes, 60 s each
     python -m tools.bench_nerf --scenes toy --seconds 20 --cpu-time
     python -m tools.bench_nerf --roofline          step time against what the machine could do
 
 Toy scenes are analytic (`tools/tiny`). The meshes are those that ship with pyvista, ray-traced by embree with the same light.
+Chamfer distance (world units, of a box of 2) and F-score (at 0.05) are those of the exported mesh against the true surface.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from torch import Tensor
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from gd_core.cameras import Cameras, orbit_cameras
+from gd_core.mesh import MeshConfig, compare_meshes, extract_mesh
 from gd_core.nerf import FitConfig, RadianceField
-from gd_core.nerf.fit import SparseViewFit
+from gd_core.nerf.fit import SMOOTH_POINTS, SparseViewFit
 from gd_core.views import ViewSet
 from tools.tiny.renderer import AMBIENT, DIFFUSE, LIGHT, render
 from tools.tiny.scenes import Solid
@@ -76,6 +78,23 @@ def toy_views(name: str, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
     return image, coverage.sum(1).clamp(0, 1)
 
 
+def toy_surface(name: str) -> trimesh.Trimesh:
+    """The outside of a toy scene: its solids as `tools/tiny/renderer.py` draws them, one after another."""
+    unit = {
+        "cube": trimesh.creation.box(extents=[1.52] * 3),
+        "sphere": trimesh.creation.icosphere(4, 0.9),
+        "cylinder": trimesh.creation.cylinder(0.62, 1.9, sections=96),
+        "cone": trimesh.creation.cone(0.86, 1.84, sections=96).apply_translation([0, 0, -0.92]),
+        "torus": trimesh.creation.torus(0.7, 0.3, major_sections=96, minor_sections=48),
+    }
+    parts = []
+    for solid in TOY_SCENES[name]:
+        part = unit[solid.shape].copy().apply_scale(solid.radius)
+        part.apply_transform(trimesh.transformations.rotation_matrix(solid.yaw, [0, 0, 1]))
+        parts.append(part.apply_translation(solid.center))
+    return trimesh.util.concatenate(parts)
+
+
 def shipped_mesh(name: str) -> trimesh.Trimesh:
     """A mesh of pyvista's examples, centred, its bounding sphere of radius 0.95, and vertex colours that vary in space."""
     if name == "nut":
@@ -123,8 +142,9 @@ def scores(field: RadianceField, images: Tensor, masks: Tensor) -> tuple[float, 
 
 def run_scene(
     make: Callable[[Cameras, int], tuple[Tensor, Tensor]], config: FitConfig, size: int, marks: list[float], clock
-) -> list[tuple[float, int, float, float]]:
-    """(seconds, steps, PSNR, IoU) at each of `marks`; scoring is off the clock. The last is the finished fit."""
+) -> tuple[list[tuple[float, int, float, float]], RadianceField]:
+    """(seconds, steps, PSNR, IoU) at each of `marks`, of which the last is the finished fit, and the field. Scoring is off the
+    clock."""
     views = ViewSet(*make(train_cameras(), size), train_cameras())
     truth = make(test_cameras(), size)
     start = clock()
@@ -137,7 +157,7 @@ def run_scene(
             paused = clock()
             curve.append((now, fit.steps_done, *scores(fit.field, *truth)))
             off += clock() - paused
-    return curve
+    return curve, fit.field
 
 
 def best_of(repeats: int, work: Callable[[], object], clock: Callable[[], float]) -> float:
@@ -154,8 +174,9 @@ def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
     """Print the time of a step against the lower bound that this machine's arithmetic and memory set.
 
     A sample costs the MLP three passes (forward, by input, by weight), and reads each of its texels once forward and reads and
-    writes it once backward; its activations are written, read, and so are their gradients. Adam touches seven arrays of the
-    parameters' size. Anything that is not one of these (marching, indices, dispatch) counts as overhead.
+    writes it once backward; its activations are written, read, and so are their gradients. The shape's grid is summed, and
+    bent along three axes, forward and back. Adam touches seven arrays of the parameters' size. Anything that is not one of
+    these (marching, indices, dispatch) counts as overhead.
     """
     fit = SparseViewFit(ViewSet(*toy_views("cube+sphere+cylinder", train_cameras(), size), train_cameras()), config)
     for _ in range(config.steps // 2):  # past the milestones, with the grid pruned
@@ -166,11 +187,12 @@ def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
         fit.step(0.0)
     measured = (clock() - start) / steps
     samples = (fit.num_samples - before) / steps
-    encoding, hidden = fit.field.config.encoding, fit.field.config.hidden
+    encoding, hidden, cells = fit.field.config.encoding, fit.field.config.hidden, fit.field.shape.start.numel()
+    points = samples + 2 * SMOOTH_POINTS  # where colour is asked for
     features, texels = 3 * encoding.channels, 3 * encoding.channels * (4 + 2)
-    flops = samples * (6 * (features * hidden + hidden * 4) + 6 * texels)
+    flops = points * (6 * (features * hidden + hidden * 3) + 6 * texels) + samples * 6 * 8
     parameters = sum(p.numel() for p in fit.field.parameters())
-    moved = samples * 4 * (3 * texels + 4 * (features + hidden + 4)) + 7 * 4 * parameters
+    moved = points * 4 * (3 * texels + 4 * (features + hidden + 3)) + samples * 4 * 3 * 8 + 4 * (7 * parameters + 18 * cells)
     matrix, block = torch.rand(1024, 1024), torch.rand(2**24)
     target = torch.empty_like(block)
     arithmetic = 2 * 1024**3 / best_of(10, lambda: matrix @ matrix, clock)
@@ -202,16 +224,20 @@ def main() -> None:
     marks = sorted({m for m in (5.0, 10.0, 20.0, 40.0) if m < arguments.seconds} | {arguments.seconds})
     kind = "CPU" if arguments.cpu_time else "wall"
     print(f"{arguments.size}x{arguments.size}, {torch.get_num_threads()} threads, {kind} seconds")
-    print(f"{'scene':24s}" + "".join(f"{m:>18.0f} s" for m in marks) + "    steps")
-    finals = []
+    print(f"{'scene':24s}" + "".join(f"{m:>18.0f} s" for m in marks) + "    steps  chamfer  F-score")
+    finals, shapes = [], []
     for name in names:
         make = (lambda c, s, n=name: toy_views(n, c, s)) if name in TOY_SCENES else (lambda c, s, n=name: mesh_views(n, c, s))
-        curve = run_scene(make, config, arguments.size, marks, clock)
+        curve, field = run_scene(make, config, arguments.size, marks, clock)
+        truth = toy_surface(name) if name in TOY_SCENES else shipped_mesh(name)
+        shape = compare_meshes(extract_mesh(field, MeshConfig(resolution=128, color="vertex")), truth)
         finals.append(curve)
-        print(f"{name:24s}" + "".join(f"{p:12.2f} {i:7.4f}" for _, _, p, i in curve) + f"{curve[-1][1]:9d}", flush=True)
+        shapes.append((shape.chamfer, shape.f_score))
+        of_curve = "".join(f"{p:12.2f} {i:7.4f}" for _, _, p, i in curve)
+        print(f"{name:24s}{of_curve}{curve[-1][1]:9d}{shape.chamfer:9.4f}{shape.f_score:9.3f}", flush=True)
     if len(finals) > 1 and len({len(c) for c in finals}) == 1:
-        mean = np.array(finals)[:, :, 2:].mean(0)
-        print(f"{'mean':24s}" + "".join(f"{p:12.2f} {i:7.4f}" for p, i in mean))
+        mean, (chamfer, f_score) = np.array(finals)[:, :, 2:].mean(0), np.mean(shapes, axis=0)
+        print(f"{'mean':24s}" + "".join(f"{p:12.2f} {i:7.4f}" for p, i in mean) + f"{chamfer:18.4f}{f_score:9.3f}")
 
 
 def parsed(overrides: list[str]) -> dict:

@@ -48,15 +48,15 @@ class RefocusConfig:
         checkpointing: recompute activations in the backward pass: less memory, a third more time.
     """
 
-    objective: str = "mean_views"
+    objective: str = "per_view_mean"
     rivals: str = "subjects"
     sharpening: float = 30.0
-    temperature: float = 0.0
+    temperature: float = 0.1
     binding: float = 0.0
     consistency: float = 0.0
     downscale: int = 2
     share: float = 0.4
-    step_size: float = 0.3
+    step_size: float = 0.6
     decay: float = 0.5
     normalise: bool = True
     thresholds: tuple[tuple[float, float], ...] = ()
@@ -84,8 +84,10 @@ class RefocusConfig:
     def attend_and_excite(cls) -> RefocusConfig:
         """The published settings, over the mean of the views."""
         return cls(
+            objective="mean_views",
             rivals="words",
             sharpening=100.0,
+            temperature=0.0,
             share=0.5,
             step_size=20.0,
             normalise=False,

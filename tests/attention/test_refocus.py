@@ -76,7 +76,7 @@ def test_soft_worst_lets_every_word_pull():
     focus = Focus.on_tokens([2, 5], end_token=11)
     (gradient,) = torch.autograd.grad(refocus_loss(maps, focus, RefocusConfig(temperature=0.3)), maps)
     assert (gradient[..., [2, 5]].abs().amax((0, 1, 2)) > 1e-4).all()
-    hard = refocus_loss(maps, focus, RefocusConfig())
+    hard = refocus_loss(maps, focus, RefocusConfig(temperature=0.0))
     assert abs(refocus_loss(maps, focus, RefocusConfig(temperature=1e-3)) - hard) < 1e-3
 
 
