@@ -187,7 +187,7 @@ def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
         fit.step(0.0)
     measured = (clock() - start) / steps
     samples = (fit.num_samples - before) / steps
-    encoding, hidden, cells = fit.field.config.encoding, fit.field.config.hidden, fit.field.shape.start.numel()
+    encoding, hidden, cells = fit.field.config.encoding, fit.field.config.hidden, fit.field.shape.grids[-1].numel()
     points = samples + 2 * SMOOTH_POINTS  # where colour is asked for
     features, texels = 3 * encoding.channels, 3 * encoding.channels * (4 + 2)
     flops = points * (6 * (features * hidden + hidden * 3) + 6 * texels) + samples * 6 * 8

@@ -33,7 +33,7 @@ class RefineConfig:
         opacity_weight: of half-transparent pixels (binary entropy of the opacity).
         shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the colour's encoding and of
             its MLP; all decay to a tenth.
-        bending: weight of the mean squared second derivative of the signed distance, as in the fit.
+        bending: weight of the mean squared second derivative of the signed distance.
         max_psnr_drop: decibels that refinement may cost of the reference PSNR, of which anything above 30 dB does not count;
             beyond, the last good state comes back and the SDS weight is halved.
         evaluate_every: steps between evaluations on the reference and the held-back views.

@@ -174,7 +174,8 @@ class Refinement:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * 0.1**share
         sds_weight = self.config.sds_weight.at(share) * self.state.sds_scale
-        terms, preview = self.objective.terms(self.field, share, sds_weight, self.generator)
+        with self.field.shape.kept():
+            terms, preview = self.objective.terms(self.field, share, sds_weight, self.generator)
         if not terms:  # no references, and the SDS ramp still at 0
             return None
         for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):

@@ -195,16 +195,17 @@ class RadianceField(nn.Module):
         shape = (len(cameras), height, width)
         rgb, normal = torch.empty(*shape, 3, device=self.device), torch.zeros(*shape, 3, device=self.device)
         alpha, depth = torch.empty(shape, device=self.device), torch.empty(shape, device=self.device)
-        for view in range(len(cameras)):
-            origins, directions = (r.reshape(-1, 3) for r in cameras[view].rays(height, width))
-            for first in range(0, height * width, rays_per_chunk):
-                chunk = slice(first, first + rays_per_chunk)
-                out = self.render_rays(origins[chunk], directions[chunk], background, with_normals=with_normals)
-                rgb[view].view(-1, 3)[chunk] = out.rgb.clamp(0, 1)
-                alpha[view].view(-1)[chunk] = out.alpha.clamp(0, 1)
-                depth[view].view(-1)[chunk] = out.depth
-                if with_normals:
-                    normal[view].view(-1, 3)[chunk] = out.normal
+        with self.shape.kept():
+            for view in range(len(cameras)):
+                origins, directions = (r.reshape(-1, 3) for r in cameras[view].rays(height, width))
+                for first in range(0, height * width, rays_per_chunk):
+                    chunk = slice(first, first + rays_per_chunk)
+                    out = self.render_rays(origins[chunk], directions[chunk], background, with_normals=with_normals)
+                    rgb[view].view(-1, 3)[chunk] = out.rgb.clamp(0, 1)
+                    alpha[view].view(-1)[chunk] = out.alpha.clamp(0, 1)
+                    depth[view].view(-1)[chunk] = out.depth
+                    if with_normals:
+                        normal[view].view(-1, 3)[chunk] = out.normal
         return RenderedViews(rgb, alpha, depth, normal)
 
     def update_occupancy(self, generator: torch.Generator, min_alpha: float = 0.01, decay: float = 0.95) -> None:

@@ -70,7 +70,7 @@ class FitConfig:
     grid_lr: float = 0.05
     mlp_lr: float = 0.02
     softness: tuple[float, float] = (0.1, 0.01)
-    bending: float = 1e-4
+    bending: float = 4e-4
     mask_weight: float = 0.1
     color_smoothness: float = 2.0
     plane_variation: float = 1.0
@@ -194,9 +194,10 @@ class SparseViewFit:
         drawn = torch.randint(len(evidence.training), (config.rays_per_step,), generator=self.generator)
         rays = evidence.training[drawn.to(self.field.device)]
         background = torch.rand(config.rays_per_step, 3, generator=self.generator).to(self.field.device)
-        out, loss = self._loss(rays, background, self.generator)
+        with self.field.shape.kept():
+            out, loss = self._loss(rays, background, self.generator)
+            loss = loss + config.bending * self.field.shape.bending()
         self.num_samples += len(out.weights)
-        loss = loss + config.bending * self.field.shape.bending()
         smooth = config.color_smoothness * max(SMOOTH_LEFT, 1 - self.share / SMOOTH_UNTIL)
         if smooth > 0:
             loss = loss + smooth * self._color_variation()

@@ -6,12 +6,14 @@ as in VolSDF (Yariv et al. 2106.12052, equations 2 and 3, whose Psi is Laplace's
 whose density is logistic). beta is how soft the surface is, world units. A distance, unlike a density, can be smooth and have a
 sharp surface all the same: bending it costs, so that four views are joined by the smoothest surface that explains them.
 
-The distance is the sum of a start, carved from the masks, and of grids from coarse to fine. Coarse ones move much at once, so
-that a few hundred steps suffice.
+The distance is the sum of grids from coarse to fine. Coarse ones move much at once, so that a few hundred steps suffice; the
+finest starts with what the masks carve.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -42,46 +44,56 @@ class ShapeConfig:
 class SignedDistanceGrid(nn.Module):
     """Signed distance in the box, negative inside, world units; constant beyond the outermost cells' centres.
 
-    Parameters: `grids`, `[1, 1, r, r, r]` each, axes in the order x, y, z. Buffers: `start` of the finest size; `softness`,
-    beta in world units.
+    Parameters: `grids`, `[1, 1, r, r, r]` each, axes in the order x, y, z. Buffer: `softness`, beta in world units.
     """
 
-    start: Float[Tensor, "1 1 r r r"]
     softness: Float[Tensor, ""]
 
     def __init__(self, config: ShapeConfig, half_size: float) -> None:
         super().__init__()
         self.half_size = half_size
         self.grids = nn.ParameterList(torch.zeros(1, 1, r, r, r) for r in config.resolutions)
-        self.register_buffer("start", torch.full((1, 1, *[config.resolutions[-1]] * 3), UNDECIDED))
+        nn.init.constant_(self.grids[-1], UNDECIDED)
         self.register_buffer("softness", torch.tensor(0.1))
+        self._kept: Tensor | None = None
 
     @property
     def spacing(self) -> float:
         """Of the finest grid, world units."""
-        return 2 * self.half_size / self.start.shape[-1]
+        return 2 * self.half_size / self.grids[-1].shape[-1]
 
     @torch.no_grad()
     def start_from(self, hull: Bool[Tensor, "G G G"]) -> None:
         """Begin undecided within `hull` (any resolution), with its distance outside."""
         outside = ndimage.distance_transform_edt(~hull.cpu().numpy()) * (2 * self.half_size / hull.shape[0])
-        distance = UNDECIDED + torch.from_numpy(outside).float()[None, None].to(self.start.device)
-        self.start.copy_(F.interpolate(distance, self.start.shape[2:], mode="trilinear", align_corners=False))
+        distance = UNDECIDED + torch.from_numpy(outside).float()[None, None]
         for grid in self.grids:
             grid.zero_()
+        finest = self.grids[-1]
+        finest.copy_(F.interpolate(distance, finest.shape[2:], mode="trilinear", align_corners=False))
 
     def dense(self) -> Float[Tensor, "1 1 r r r"]:
         """The distance at the cell centres of the finest grid."""
-        distance = self.start[0, 0]
-        for grid in self.grids:
+        if self._kept is not None:
+            return self._kept
+        distance = self.grids[-1][0, 0]
+        for grid in self.grids[:-1]:
             values = grid[0, 0]
-            if len(values) != len(distance):
-                stretch = interpolation(len(values), len(distance)).to(values)
-                # One axis after another, each by a product with a matrix: a fraction of the time of F.interpolate.
-                for _ in range(3):
-                    values = (stretch @ values.flatten(1)).unflatten(1, values.shape[1:]).movedim(0, -1)
+            stretch = interpolation(len(values), len(distance)).to(values)
+            # One axis after another, each by a product with a matrix: a fraction of the time of F.interpolate.
+            for _ in range(3):
+                values = (stretch @ values.flatten(1)).unflatten(1, values.shape[1:]).movedim(0, -1)
             distance = distance + values
         return distance[None, None]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While it is open the sum of the grids is not taken anew: for all that is asked between two changes of the grids."""
+        self._kept = self.dense()
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Distance at points in world units."""

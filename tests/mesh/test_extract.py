@@ -101,7 +101,7 @@ def test_a_real_field_can_be_meshed():
     with pytest.raises(ValueError, match="highest density is"):
         extract_mesh(field, MeshConfig(**SMALL, density_threshold=1000.0))
     with torch.no_grad():
-        field.shape.start.fill_(-1.0)
+        field.shape.grids[-1].fill_(-1.0)
     mesh = extract_mesh(field, MeshConfig(**SMALL))
     assert mesh.report["watertight"] and mesh.report["pieces"] == 1
     assert mesh.report["piece_volumes"][0] == pytest.approx(8, rel=0.05)  # not some level of the noise inside

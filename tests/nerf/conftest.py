@@ -11,7 +11,7 @@ SPHERES = (((-0.4, 0.0, 0.0), 0.35, (0.9, 0.1, 0.1)), ((0.45, 0.1, 0.0), 0.3, (0
 SMALL = FieldConfig(
     EncodingConfig(resolution=32, channels=4), hidden=16, occupancy_resolution=32, step=0.06, shape=ShapeConfig((8, 16, 32))
 )
-QUICK = FitConfig(field=SMALL, steps=80, rays_per_step=256, prune_after=20, softness=(0.1, 0.04))
+QUICK = FitConfig(field=SMALL, steps=80, rays_per_step=256, prune_after=20, softness=(0.1, 0.04), bending=1e-4)
 
 
 def draw(cameras: Cameras, size: int = 32, spheres=SPHERES, background: float = 1.0) -> ViewSet:

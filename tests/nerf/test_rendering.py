@@ -81,7 +81,7 @@ class Ball(RadianceField):
         super().__init__(config)
         with torch.no_grad():
             distance = cell_centres(64, self.device).norm(dim=1) - 0.5
-            self.shape.start.copy_(distance.view_as(self.shape.start))
+            self.shape.grids[-1].copy_(distance.view_as(self.shape.grids[-1]))
             self.shape.softness.fill_(0.003)
 
     def color(self, points):
