@@ -26,10 +26,10 @@ from torch import Tensor
 from . import __version__
 from .attention import Focus, RefocusConfig
 from .distillation import RefineConfig
-from .distillation.objective import view_backgrounds
 from .files import whole_file, write_text
 from .mesh import MeshConfig, TriangleMesh
 from .nerf import FitConfig, RadianceField
+from .nerf.evidence import view_backgrounds
 from .pictures import heat_map_overlays, image_grid, view_grid
 from .views import Progress, ViewSet
 

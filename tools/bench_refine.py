@@ -27,6 +27,7 @@ from gd_core.diffusion import load_mvdream, sample_views
 from gd_core.diffusion.model import MVDream
 from gd_core.distillation import RefineConfig, TimestepSchedule, mvdream_schedule, refine, warm_start_schedule
 from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
+from gd_core.nerf.evidence import view_backgrounds
 from gd_core.views import ViewSet, load_views
 
 from .tiny.judge import judge
@@ -70,7 +71,9 @@ def make_views(scene: Scene, index: int, model: MVDream) -> ViewSet:
 
 def measure(field: RadianceField, views: ViewSet, scene: Scene, truth: bool) -> dict:
     """Composition on the novel renders, and how well the field matches references and, where there is one, the truth."""
-    novel, reference = field.render(NOVEL, SIZE, SIZE), field.render(views.cameras, views.height, views.width)
+    novel = field.render(NOVEL, SIZE, SIZE)
+    background = view_backgrounds(views).mean(0)  # the four have one between them
+    reference = field.render(views.cameras, views.height, views.width, background)
     named = [(solid.color, solid.shape) for solid in scene.solids]
     verdict = judge(novel.rgb, named)
     result = {

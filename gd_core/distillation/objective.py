@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..cameras import Cameras, orbit_cameras
+from ..nerf.evidence import view_backgrounds
 from ..nerf.field import RadianceField
 from ..views import ViewSet
 from .config import RefineConfig
@@ -39,12 +40,6 @@ class ReferenceRays:
     colors: Float[Tensor, "R 3"]
     masks: Float[Tensor, " R"]
     own_background: Float[Tensor, "R 3"]
-
-
-def view_backgrounds(views: ViewSet) -> Float[Tensor, "V 3"]:
-    """Median colour of each view's pixels outside its mask; white where the object fills the view."""
-    colors = [image[mask < 0.05] for image, mask in zip(views.images, views.masks, strict=True)]
-    return torch.stack([c.median(dim=0).values if len(c) else torch.ones(3).to(c) for c in colors])
 
 
 def reference_rays(views: ViewSet, device: torch.device) -> ReferenceRays:
