@@ -38,7 +38,8 @@ def run(url: str, prompt: dict) -> dict:
 
 
 def pictures(outputs: dict, base: Path) -> tuple[list[Image.Image], Image.Image | None]:
-    """The previewed images in order, and a render of the mesh if there is one."""
+    """The previewed images in the nodes' order, and a render of the mesh if there is one."""
+    outputs = dict(sorted(outputs.items(), key=lambda item: int(item[0])))  # they come in the order of execution
     files = [file for output in outputs.values() for file in output.get("images", []) if file["filename"].endswith(".png")]
     images = [Image.open(base / file["type"] / file["subfolder"] / file["filename"]).convert("RGB") for file in files]
     meshes = [file for output in outputs.values() for file in output.get("3d", [])]
@@ -49,11 +50,16 @@ def mesh_picture(path: Path) -> Image.Image:
     plotter = pyvista.Plotter(off_screen=True, window_size=(2 * TILE, 2 * TILE))
     plotter.import_gltf(str(path))
     plotter.set_background("white")
-    plotter.camera_position = [(2.2, 1.4, 2.6), (0, 0, 0), (0, 1, 0)]
-    return Image.fromarray(np.asarray(plotter.screenshot(return_img=True)))
+    for actor in plotter.actors.values():
+        actor.GetProperty().LightingOff()  # the texture has its shading baked in
+    shots = []
+    for azimuth in np.deg2rad(np.arange(0, 360, 30)):
+        plotter.camera_position = [(3.4 * np.sin(azimuth), 1.4, 3.4 * np.cos(azimuth)), (0, 0, 0), (0, 1, 0)]
+        shots.append(np.asarray(plotter.screenshot(return_img=True)))
+    return Image.fromarray(max(shots, key=lambda shot: (shot < 250).any(-1).sum()))  # least of the solids hides the rest
 
 
-def video_frames(outputs: dict, base: Path, count: int = 6) -> list[Image.Image]:
+def video_frames(outputs: dict, base: Path, count: int = 8) -> list[Image.Image]:
     import av  # noqa: PLC0415
 
     for output in outputs.values():
