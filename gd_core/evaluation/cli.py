@@ -109,7 +109,9 @@ def run(args: argparse.Namespace) -> int:
     data = write_report(args.out, f"{prompts.title}: {plan.model}", prompts, items, runs)
     if args.small is not None:
         seeds = " ".join(map(str, args.seeds))
-        command = f"python -m gd_core evaluate {args.set} --maker {args.maker} --seeds {seeds} --out DIR"
+        limit = "" if args.limit is None else f" --limit {args.limit}"
+        judge = "" if args.judge is None else f" --judge {Path(args.judge).name}"
+        command = f"python -m gd_core evaluate {args.set}{limit} --maker {args.maker} --seeds {seeds}{judge} --out DIR"
         write_small_report(args.small, data, items, runs, command)
     print(f"{len(scores.items)} of {len(items)} items, report in {args.out / 'report.html'}")
     return SOME_FAILED if failed else 0
