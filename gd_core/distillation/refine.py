@@ -174,18 +174,19 @@ class Refinement:
         for group, lr in zip(self.optimizer.param_groups, self.base_lr, strict=True):
             group["lr"] = lr * 0.1**share
         sds_weight = self.config.sds_weight.at(share) * self.state.sds_scale
+        # The backward pass is within, too: it renders chunks a second time, and must find the shape as it was.
         with self.field.shape.kept():
             terms, preview = self.objective.terms(self.field, share, sds_weight, self.generator)
-        if not terms:  # no references, and the SDS ramp still at 0
-            return None
-        for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
-            if not math.isfinite(value):
-                raise TermNotFinite(f"the {name} loss is {value}")
-        self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
-        gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
-        if not math.isfinite(float(torch.stack(torch._foreach_norm(gradients)).sum())):
-            raise TermNotFinite(f"the gradient of {' + '.join(terms)} is not finite")
+            if not terms:  # no references, and the SDS ramp still at 0
+                return None
+            for name, value in zip(terms, torch.stack(list(terms.values())).tolist(), strict=True):
+                if not math.isfinite(value):
+                    raise TermNotFinite(f"the {name} loss is {value}")
+            self.optimizer.zero_grad(set_to_none=True)
+            sum(terms.values()).backward()
+            gradients = [p.grad for p in self.field.parameters() if p.grad is not None]
+            if not math.isfinite(float(torch.stack(torch._foreach_norm(gradients)).sum())):
+                raise TermNotFinite(f"the gradient of {' + '.join(terms)} is not finite")
         self.optimizer.step()
         return preview
 

@@ -87,6 +87,8 @@ class FitConfig:
             raise ValueError(f"a fit needs at least one step and one ray, got steps={self.steps}, rays={self.rays_per_step}")
         if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"the budget must be a positive number of seconds, got {self.seconds}")
+        if not min(self.softness) > 0:
+            raise ValueError(f"the surface's softness must be above 0 world units at both ends of the fit, got {self.softness}")
 
 
 def fit_views(

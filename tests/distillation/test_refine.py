@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gd_core.distillation import Ramp, RefineConfig, refine
 from gd_core.distillation.objective import HybridObjective, reference_rays
-from gd_core.distillation.refine import VISIBLE_PSNR, make_guidance
+from gd_core.distillation.refine import VISIBLE_PSNR, Refinement, make_guidance
 from tests.distillation.conftest import sphere_views
 
 CONFIG = RefineConfig(
@@ -231,3 +231,20 @@ def test_without_references_the_last_state_is_returned_and_no_guard_acts(field, 
 def test_held_back_views_are_never_reference_views(field, views, tiny_mvdream):
     azimuth = objective(field, views, tiny_mvdream).held_back_azimuth()
     assert azimuth == pytest.approx(135)  # the first view is at 90, the others a quarter turn on
+
+
+def test_renders_in_several_chunks_take_the_same_steps(field, views, tiny_mvdream, monkeypatch):
+    """Chunks are rendered a second time in the backward pass, which must go the same way."""
+    config = replace(CONFIG, steps=2)
+    whole = refine(field, views, tiny_mvdream, config)
+    plain = Refinement._use_preset
+
+    def in_chunks(self, name):
+        plain(self, name)
+        self.objective.rays_per_chunk = 100
+
+    monkeypatch.setattr(Refinement, "_use_preset", in_chunks)
+    chunked = refine(field, views, tiny_mvdream, config)
+    assert chunked.provenance["refine"]["events"] == []
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(chunked.state_dict()[name].float(), value.float(), atol=0.02, rtol=0, msg=name)

@@ -7,6 +7,7 @@ import torch
 
 from gd_core.cameras import Cameras, orbit_cameras
 from gd_core.nerf import EncodingConfig, fit_views, load_field
+from gd_core.nerf.evidence import foreground_colors
 from gd_core.views import ViewSet
 from tests.nerf.conftest import QUICK, SPHERES, draw
 
@@ -173,3 +174,16 @@ def test_settings_that_make_no_sense_are_refused(quick):
         replace(quick, steps=0)
     with pytest.raises(ValueError, match="positive number of seconds"):
         replace(quick, seconds=-1.0)
+    with pytest.raises(ValueError, match="softness must be above 0"):
+        replace(quick, softness=(0.1, 0.0))
+
+
+def test_an_outline_that_the_background_has_bled_into_takes_the_colour_from_inside():
+    mask = torch.zeros(1, 9, 9)
+    mask[:, 2:7, 2:7] = 1
+    image = torch.ones(1, 9, 9, 3)
+    image[:, 3:6, 3:6] = torch.tensor([0.8, 0.0, 0.0])
+    image[:, 2, 2:7] = torch.tensor([0.9, 0.5, 0.5])  # half white, though the mask says it is all subject
+    color = foreground_colors(image, mask, torch.ones(1, 1, 1, 3))
+    torch.testing.assert_close(color[0, 2, 4], torch.tensor([0.8, 0.0, 0.0]))
+    assert (color[mask < 1] == 0).all()
