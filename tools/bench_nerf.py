@@ -173,33 +173,36 @@ def best_of(repeats: int, work: Callable[[], object], clock: Callable[[], float]
 def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
     """Print the time of a step against the lower bound that this machine's arithmetic and memory set.
 
-    A sample costs the MLP three passes (forward, by input, by weight), and reads each of its texels once forward and reads and
-    writes it once backward; its activations are written, read, and so are their gradients. The shape's grid is summed, and
-    bent along three axes, forward and back. Adam touches seven arrays of the parameters' size. Anything that is not one of
-    these (marching, indices, dispatch) counts as overhead.
+    A sample that is seen costs the MLP three passes (forward, by input, by weight), and reads each of its texels once forward
+    and reads and writes it once backward; its activations are written, read, and so are their gradients. Every sample does
+    the like with the eight corners of its distance, and a seen one with those of its slopes. The shape's grid is summed, bent
+    along three axes and sloped along three, forward and back. Adam touches seven arrays of the parameters' size. Anything
+    that is not one of these (marching, indices, undersides, dispatch) counts as overhead.
     """
     fit = SparseViewFit(ViewSet(*toy_views("cube+sphere+cylinder", train_cameras(), size), train_cameras()), config)
     for _ in range(config.steps // 2):  # past the milestones, with the grid pruned
         fit.step(0.0)
-    before, steps = fit.num_samples, 48
+    before, seen_before, steps = fit.num_samples, fit.num_seen, 48
     start = clock()
     for _ in range(steps):
         fit.step(0.0)
     measured = (clock() - start) / steps
-    samples = (fit.num_samples - before) / steps
+    samples, seen = (fit.num_samples - before) / steps, (fit.num_seen - seen_before) / steps
     encoding, hidden, cells = fit.field.config.encoding, fit.field.config.hidden, fit.field.shape.grids[-1].numel()
-    points = samples + 2 * SMOOTH_POINTS  # where colour is asked for
+    points = seen + 2 * SMOOTH_POINTS  # where albedo is asked for
     features, texels = 3 * encoding.channels, 3 * encoding.channels * (4 + 2)
-    flops = points * (6 * (features * hidden + hidden * 3) + 6 * texels) + samples * 6 * 8
+    flops = points * (6 * (features * hidden + hidden * 3) + 6 * texels) + (samples + 3 * seen) * 6 * 8
     parameters = sum(p.numel() for p in fit.field.parameters())
-    moved = points * 4 * (3 * texels + 4 * (features + hidden + 3)) + samples * 4 * 3 * 8 + 4 * (7 * parameters + 18 * cells)
+    moved = points * 4 * (3 * texels + 4 * (features + hidden + 3)) + (samples + 3 * seen) * 4 * 3 * 8
+    moved += 4 * (7 * parameters + 26 * cells)
     matrix, block = torch.rand(1024, 1024), torch.rand(2**24)
     target = torch.empty_like(block)
     arithmetic = 2 * 1024**3 / best_of(10, lambda: matrix @ matrix, clock)
     bandwidth = 2 * 4 * 2**24 / best_of(10, lambda: target.copy_(block), clock)
     bound = max(flops / arithmetic, moved / bandwidth)
     print(f"sgemm {arithmetic / 1e9:.0f} GFLOP/s, copy {bandwidth / 1e9:.1f} GB/s, {torch.get_num_threads()} threads")
-    print(f"{samples:.0f} samples a step on {config.rays_per_step} rays: {flops / 1e6:.0f} MFLOP, {moved / 1e6:.0f} MB")
+    print(f"{samples:.0f} samples a step on {config.rays_per_step} rays, {seen:.0f} of them seen")
+    print(f"work: {flops / 1e6:.0f} MFLOP, {moved / 1e6:.0f} MB")
     print(f"roofline: compute {flops / arithmetic * 1e3:.1f} ms, memory {moved / bandwidth * 1e3:.1f} ms")
     print(f"step: {measured * 1e3:.1f} ms, {measured / bound:.1f} times the roofline")
 

@@ -152,9 +152,9 @@ class HybridObjective:
         """Mean over rays of sum_i w_i max(0, n_i . d)^2: visible normals must face the camera."""
         origins, directions = (r.flatten(0, 2) for r in cameras.to(field.device).rays(size, size))
         pick = torch.randint(len(origins), (ORIENT_RAYS,), generator=generator).to(field.device)
-        out = field.render_rays(origins[pick], directions[pick], 1.0, generator, with_normals=True)
-        away = (out.sample_normals * directions[pick][out.samples.ray]).sum(-1).clamp(min=0)
-        return (out.weights * away.square()).sum() / ORIENT_RAYS
+        out = field.render_rays(origins[pick], directions[pick], 1.0, generator)
+        away = (out.seen_normals * directions[pick][out.samples.ray[out.seen]]).sum(-1).clamp(min=0)
+        return (out.weights[out.seen] * away.square()).sum() / ORIENT_RAYS
 
     def random_cameras(self, generator: torch.Generator) -> Cameras:
         """Four orthogonal views: one elevation and one azimuth offset for the group."""

@@ -103,7 +103,7 @@ class Refinement:
         self.field = copy.deepcopy(field).requires_grad_(True)
         self.objective = HybridObjective(config, guidance, reference_rays(views, field.device), views)
         self.optimizer = make_optimizer(self.field)
-        self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr
+        self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr, config.mlp_lr
         self.generator = torch.Generator().manual_seed(config.seed)
         self.inputs = fingerprint(field, views, guidance, config)
         self.stopped = False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +55,15 @@ class RaySamples:
         out = values.new_zeros((self.num_rays * self.max_samples, *values.shape[1:]))
         out = out.index_copy(0, self.slot, values)
         return out.unflatten(0, (self.num_rays, self.max_samples))
+
+    def take(self, indices: Int[Tensor, " M"]) -> RaySamples:
+        """Some of the samples, each in its place of the dense layout."""
+        return replace(
+            self,
+            ray=self.ray.index_select(0, indices),
+            slot=self.slot.index_select(0, indices),
+            t=self.t.index_select(0, indices),
+        )
 
     def sum(self, values: Float[Tensor, "N ..."]) -> Float[Tensor, "R ..."]:
         """Sum over each ray's samples; zero for a ray without any."""

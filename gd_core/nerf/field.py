@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -15,11 +15,14 @@ from ..cameras import Cameras
 from ..files import write_tensors
 from .compositing import RaySamples, render_weights
 from .encodings import EncodingConfig, make_encoding
+from .lighting import Lighting
 from .occupancy import OccupancyGrid
 from .shape import ShapeConfig, SignedDistanceGrid
 
 FORMAT = "grounded-dreamer-field"
-FORMAT_VERSION = 2  # 1 had its density from the encoding
+FORMAT_VERSION = 3
+UNLIT_VERSION = 2  # had no lighting, and is read as one that is lit from all around; 1 had its density from the encoding
+NEGLIGIBLE = 1e-3  # weight of a sample whose colour nobody would see
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class FieldConfig:
     """Shape of a field; stored in the header of its file.
 
     Attributes:
-        encoding: of the colour, see `EncodingConfig`.
-        hidden: width of the one hidden layer of the colour's MLP.
+        encoding: of the albedo, see `EncodingConfig`.
+        hidden: width of the one hidden layer of the albedo's MLP.
         half_size: the field lives in the box [-half_size, half_size]^3, world units.
         occupancy_resolution: cells a side of the occupancy grid.
         step: length of a sampling stratum along a ray, world units.
@@ -48,21 +51,25 @@ class RayOutput:
     """What R rays see.
 
     Attributes:
-        rgb: `[R, 3]` colour over the background, 0..1.
+        rgb: `[R, 3]` colour over the background, from 0; above 1 where more light falls than a picture can hold.
         alpha: `[R]` opacity, 0..1.
         depth: `[R]` mean distance from the origin over what the ray hits, world units; 0 where it hits nothing.
-        normal: `[R, 3]` composited outward normals in world space, length at most 1; None if not asked for.
-        samples, weights: the packed samples and their compositing weights `[N]`, for regularisers.
-        sample_normals: `[N, 3]` unit normals of the samples (zero where the weight is negligible), or None.
+        samples, weights: the packed samples and their compositing weights `[N]`.
+        seen, seen_normals: indices `[M]` of the samples whose weight is not negligible, and their outward normals `[M, 3]`.
     """
 
     rgb: Float[Tensor, "R 3"]
     alpha: Float[Tensor, " R"]
     depth: Float[Tensor, " R"]
-    normal: Float[Tensor, "R 3"] | None
     samples: RaySamples
     weights: Float[Tensor, " N"]
-    sample_normals: Float[Tensor, "N 3"] | None
+    seen: Int[Tensor, " M"]
+    seen_normals: Float[Tensor, "M 3"]
+
+    @property
+    def normal(self) -> Float[Tensor, "R 3"]:
+        """Composited outward normals in world space, length at most 1."""
+        return self.samples.take(self.seen).sum(self.weights[self.seen, None] * self.seen_normals)
 
 
 @dataclass
@@ -76,7 +83,9 @@ class RenderedViews:
 
 
 class RadianceField(nn.Module):
-    """A density (1 / world unit) and a view-independent colour at every point of a box.
+    """A density (1 / world unit) and a colour, the same from every side, at every point of a box.
+
+    The colour is an albedo under a light that the field holds as well.
 
     Training needs nothing from here but `parameters()`, `render_rays` and, now and then, `update_occupancy`. The optimiser
     belongs to whoever trains.
@@ -96,16 +105,13 @@ class RadianceField(nn.Module):
             _linear(self.encoding.features, config.hidden, generator), nn.ReLU(), _linear(config.hidden, 3, generator)
         )
         self.shape = SignedDistanceGrid(config.shape, config.half_size)
+        self.light = Lighting()
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.half_size)
         self.to(device)
 
     @property
     def device(self) -> torch.device:
         return self.mlp[0].weight.device
-
-    def density_and_color(self, points: Float[Tensor, "N 3"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N 3"]]:
-        """Both at once, whatever the occupancy grid says of the points; differentiable in the parameters."""
-        return self.raw_density(points), self.color(points)
 
     def raw_density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density whatever the occupancy grid says of the points."""
@@ -115,21 +121,14 @@ class RadianceField(nn.Module):
         """Density as rays see it, 1 / world unit: zero outside the box and in cells that the occupancy grid holds empty."""
         return self.raw_density(points) * self.occupancy.lookup(points)
 
-    def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """RGB in 0..1."""
+    def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """RGB in 0..1, before light and shade."""
         unit = (points / (2 * self.config.half_size) + 0.5).clamp(0, 1)
         return torch.sigmoid(self.mlp(self.encoding(unit)))
 
-    def normals(self, points: Float[Tensor, "N 3"], epsilon: float | None = None) -> Float[Tensor, "N 3"]:
-        """Unit outward normals, grad(distance) by central differences of width `epsilon` (world units, default a cell).
-
-        Differences rather than autograd, since `grid_sample` has no second derivative. Zero where the distance is flat.
-        """
-        epsilon = epsilon or self.shape.spacing
-        offsets = epsilon * torch.eye(3, device=points.device, dtype=points.dtype)
-        around = torch.cat((points[None] + offsets[:, None], points[None] - offsets[:, None]))
-        ahead, behind = self.shape(around.reshape(-1, 3)).view(2, 3, -1)
-        return nn.functional.normalize((ahead - behind).T, dim=-1, eps=1e-6)
+    def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """RGB in 0..1 as views show it: the albedo in the light that falls on the surface there."""
+        return (self.albedo(points) * self.light(self.shape.normals(points))).clamp(0, 1)
 
     def render_rays(
         self,
@@ -137,7 +136,6 @@ class RadianceField(nn.Module):
         directions: Float[Tensor, "R 3"],
         background: Float[Tensor, "*#R 3"] | float = 1.0,
         generator: torch.Generator | None = None,
-        with_normals: bool = False,
         span: tuple[Float[Tensor, " R"], Float[Tensor, " R"]] | None = None,
     ) -> RayOutput:
         """Render rays, differentiable in the parameters.
@@ -146,11 +144,10 @@ class RadianceField(nn.Module):
             origins, directions: `[R, 3]` world units, directions of length one.
             background: RGB 0..1, one for all `[3]` or one for each ray `[R, 3]`.
             generator: CPU generator that places samples at random in their strata; None: in the middle.
-            with_normals: also composite normals, from six more distances for each sample that matters.
             span: see `OccupancyGrid.march`.
         """
         samples = self.occupancy.march(origins, directions, self.config.step, generator, span)
-        return self.render_samples(origins, directions, samples, background, with_normals)
+        return self.render_samples(origins, directions, samples, background)
 
     def render_samples(
         self,
@@ -158,22 +155,19 @@ class RadianceField(nn.Module):
         directions: Float[Tensor, "R 3"],
         samples: RaySamples,
         background: Float[Tensor, "*#R 3"] | float = 1.0,
-        with_normals: bool = False,
     ) -> RayOutput:
         """`render_rays` with the samples given."""
         along = directions.index_select(0, samples.ray)
         points = torch.addcmul(origins.index_select(0, samples.ray), along, samples.t[:, None])
-        density, color = self.density_and_color(points)
-        weights = render_weights(samples, density)
+        weights = render_weights(samples, self.raw_density(points))
         alpha = samples.sum(weights)
-        rgb = samples.sum(color * weights[:, None]) + (1 - alpha[:, None]) * background
         depth = samples.sum(weights * samples.t) / alpha.clamp(min=1e-4)
-        normal = sample_normals = None
-        if with_normals:
-            visible = (weights.detach() > 1e-3).nonzero()[:, 0]
-            sample_normals = torch.zeros_like(points).index_copy(0, visible, self.normals(points[visible]))
-            normal = samples.sum(weights[:, None] * sample_normals)
-        return RayOutput(rgb, alpha, depth, normal, samples, weights, sample_normals)
+        seen = (weights.detach() > NEGLIGIBLE).nonzero()[:, 0]
+        points = points.index_select(0, seen)
+        normals = self.shape.normals(points)
+        color = self.albedo(points) * self.light(normals)
+        rgb = samples.take(seen).sum(color * weights.index_select(0, seen)[:, None])
+        return RayOutput(rgb + (1 - alpha[:, None]) * background, alpha, depth, samples, weights, seen, normals)
 
     @torch.no_grad()
     def render(
@@ -182,30 +176,27 @@ class RadianceField(nn.Module):
         height: int,
         width: int,
         background: float | Float[Tensor, " 3"] = 1.0,
-        with_normals: bool = True,
         rays_per_chunk: int = 8192,
     ) -> RenderedViews:
         """Render whole views without gradients, on the field's device; `rays_per_chunk` bounds the memory, whatever the size.
 
         Args:
             cameras: any number, anywhere. height, width: pixels. background: RGB 0..1.
-            with_normals: False leaves `normal` zero and halves the time.
         """
         cameras = cameras.to(self.device)
         shape = (len(cameras), height, width)
-        rgb, normal = torch.empty(*shape, 3, device=self.device), torch.zeros(*shape, 3, device=self.device)
-        alpha, depth = torch.empty(shape, device=self.device), torch.empty(shape, device=self.device)
+        rgb, normal = torch.empty(2, *shape, 3, device=self.device)
+        alpha, depth = torch.empty(2, *shape, device=self.device)
         with self.shape.kept():
             for view in range(len(cameras)):
                 origins, directions = (r.reshape(-1, 3) for r in cameras[view].rays(height, width))
                 for first in range(0, height * width, rays_per_chunk):
                     chunk = slice(first, first + rays_per_chunk)
-                    out = self.render_rays(origins[chunk], directions[chunk], background, with_normals=with_normals)
+                    out = self.render_rays(origins[chunk], directions[chunk], background)
                     rgb[view].view(-1, 3)[chunk] = out.rgb.clamp(0, 1)
                     alpha[view].view(-1)[chunk] = out.alpha.clamp(0, 1)
                     depth[view].view(-1)[chunk] = out.depth
-                    if with_normals:
-                        normal[view].view(-1, 3)[chunk] = out.normal
+                    normal[view].view(-1, 3)[chunk] = out.normal
         return RenderedViews(rgb, alpha, depth, normal)
 
     def update_occupancy(self, generator: torch.Generator, min_alpha: float = 0.01, decay: float = 0.95) -> None:
@@ -250,7 +241,9 @@ def load_field(path: str | Path, device: torch.device | str = "cpu") -> Radiance
         raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} does not hold a NeRF field saved by Grounded-Dreamer")
-    if header["version"] != FORMAT_VERSION:
+    if header["version"] == UNLIT_VERSION:
+        tensors["light.coefficients"] = torch.zeros_like(Lighting().coefficients)
+    elif header["version"] != FORMAT_VERSION:
         remedy = "update the node pack" if header["version"] > FORMAT_VERSION else "fit it again"
         raise ValueError(f"{path} has field format {header['version']}, this release reads {FORMAT_VERSION}: {remedy}")
     config = dict(header["config"])

@@ -1,12 +1,13 @@
 """Sparse-view fit: a handful of views in, a field out.
 
-    L = |C - C_view|^2 + w_mask |A - M|^2 + w_bend |d''(x)|^2 + w_smooth(t) |c(x) - c(x + e)| + w_var |dF|^2
+    L = |C - C_view|^2 + w_mask |A - M|^2 + w_bend |d''(x)|^2 + w_under U + w_smooth(t) |a(x) - a(x + e)| + w_var |dF|^2
 
-over rays that cross the visual hull, before random backgrounds; over the grid of the signed distance d; over points x of the
-hull; and over neighbouring texels of the colour's encoding F. A distance that is costly to bend joins what the views show by
-smooth surfaces. Colour that must vary slowly at first cannot paint each view's pixels on a bloated shape, so the shape gives
-way; later it may be as sharp as the views. The surface starts soft and transparent inside the hull that the masks carve, and
-hardens. docs/nerf.md has the measurements.
+over rays that cross the visual hull, before random backgrounds; over the grid of the signed distance d; over the volume U
+behind surfaces that face down and no view; over points x of the hull, a their albedo; and over neighbouring texels of its
+encoding F. A distance that is costly to bend joins what the views show by smooth surfaces. Albedo must vary slowly, at first
+above all, so that it cannot paint each view's pixels, or light and shade, on a bloated shape, and the shape gives way. The
+surface starts soft inside the hull that the masks carve, and hardens; then light that stays where it is shades it by its
+normals. docs/nerf.md has the measurements.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ PREVIEW_SECONDS = 3.0
 PREVIEW_SIZE = 96
 ESTIMATE_STEPS = 20  # steps after which the time left is told
 SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of colour smoothness has fallen as far as it does
-SMOOTH_LEFT = 0.05  # of that weight stays, so that what no view sees takes the colour of what is near it
+SMOOTH_LEFT = 0.1  # of that weight stays, so that what no view sees takes the colour of what is near it
 SMOOTH_POINTS = 2048  # a step
+UNDERSIDE_EVERY = 4  # steps: it changes slowly and takes a tenth of a step's time
 HARD_AT = 0.7  # share of the fit at which the surface is as hard as it gets
+LIT_AFTER = 0.4  # share of the fit before which light falls evenly; on fog it would explain away what views disagree on
 LR_DECAY = 0.1  # of all learning rates over the whole fit
 
 
@@ -46,10 +49,11 @@ class FitConfig:
         steps: optimiser steps, unless `seconds` is given.
         seconds: wall-clock budget instead of `steps`. Results then depend on the machine and on what else it does.
         rays_per_step: rays drawn each step.
-        shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the colour's encoding and of
-            its MLP; all decay to a tenth.
+        shape_lr, grid_lr, mlp_lr, light_lr: Adam's learning rates of the signed distance (world units), of the albedo's
+            encoding, of its MLP and of the light, all of which decay to a tenth. With a `light_lr` of 0 shade is painted on.
         softness: of the surface at the start and at the end, world units; it hardens exponentially until `HARD_AT` of the fit.
         bending: weight of the mean squared second derivative of the signed distance.
+        underside: weight of the volume above surfaces that face down and no view, as a share of the box: they are drawn flat.
         mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
         color_smoothness: weight at the start of the colour's mean difference between points one stratum apart.
         plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
@@ -69,8 +73,10 @@ class FitConfig:
     shape_lr: float = 0.01
     grid_lr: float = 0.05
     mlp_lr: float = 0.02
+    light_lr: float = 0.02
     softness: tuple[float, float] = (0.1, 0.01)
-    bending: float = 4e-4
+    bending: float = 2e-4
+    underside: float = 0.05
     mask_weight: float = 0.1
     color_smoothness: float = 2.0
     plane_variation: float = 1.0
@@ -148,6 +154,7 @@ class SparseViewFit:
     Attributes:
         field: the field so far. steps_done: optimiser steps so far. elapsed: seconds of fitting so far.
         share: of the budget that is used, 0..1.
+        num_samples, num_seen: of all steps so far, and how many of them had a colour to tell.
     """
 
     def __init__(self, views: ViewSet, config: FitConfig) -> None:
@@ -160,8 +167,9 @@ class SparseViewFit:
         self.field.shape.start_from(self.field.occupancy.hull)
         self.hull_cells = self.field.occupancy.hull.nonzero()
         self.preview_camera = views.cameras[0]
+        self.towards_views = torch.nn.functional.normalize(views.cameras.positions, dim=-1).to(device)
         self.steps_done, self.elapsed, self.share = 0, 0.0, 0.0
-        self.num_samples = 0
+        self.num_samples = self.num_seen = 0
         self.best_error, self.checks_without_progress = float("inf"), 0
         self._set_resolution(config.coarse[0][1])
 
@@ -189,7 +197,9 @@ class SparseViewFit:
     def step(self, elapsed: float) -> None:
         """One optimiser step; `elapsed` is the seconds that the fit has taken when it begins."""
         config, evidence = self.config, self.evidence
-        for group, lr in zip(self.optimizer.param_groups, (config.shape_lr, config.grid_lr, config.mlp_lr), strict=True):
+        light_lr = config.light_lr if self.share >= LIT_AFTER else 0.0
+        rates = config.shape_lr, config.grid_lr, config.mlp_lr, light_lr
+        for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * LR_DECAY**self.share
         soft, hard = config.softness
         self.field.shape.softness.fill_(soft * (hard / soft) ** min(1.0, self.share / HARD_AT))
@@ -199,7 +209,10 @@ class SparseViewFit:
         with self.field.shape.kept():
             out, loss = self._loss(rays, background, self.generator)
             loss = loss + config.bending * self.field.shape.bending()
+            if config.underside > 0 and self.steps_done % UNDERSIDE_EVERY == 0:
+                loss = loss + UNDERSIDE_EVERY * config.underside * self.field.shape.hidden_underside(self.towards_views)
         self.num_samples += len(out.weights)
+        self.num_seen += len(out.seen)
         smooth = config.color_smoothness * max(SMOOTH_LEFT, 1 - self.share / SMOOTH_UNTIL)
         if smooth > 0:
             loss = loss + smooth * self._color_variation()
@@ -234,14 +247,14 @@ class SparseViewFit:
         return out, (weight * (color_error + self.config.mask_weight * mask_error)).mean()
 
     def _color_variation(self) -> Tensor:
-        """Mean absolute colour difference between random points of the hull and neighbours some stratum away."""
+        """Mean absolute difference of the albedo between random points of the hull and neighbours some stratum away."""
         shape, device = (SMOOTH_POINTS, 3), self.field.device
         drawn = torch.randint(len(self.hull_cells), shape[:1], generator=self.generator).to(device)
         jitter = torch.rand(shape, generator=self.generator).to(device)
         offset = self.config.field.step * torch.randn(shape, generator=self.generator).to(device)
         points = (self.hull_cells[drawn] + jitter) * (2 / self.field.occupancy.resolution) - 1
         points = points * self.config.field.half_size
-        here, there = self.field.color(torch.cat((points, points + offset))).chunk(2)
+        here, there = self.field.albedo(torch.cat((points, points + offset))).chunk(2)
         return (here - there).abs().mean()
 
     @torch.no_grad()
@@ -258,7 +271,7 @@ class SparseViewFit:
 
     def preview(self) -> Tensor:
         """The field from the first view's camera, `[h, w, 3]` on the CPU."""
-        return self.field.render(self.preview_camera, PREVIEW_SIZE, PREVIEW_SIZE, with_normals=False).rgb[0].cpu()
+        return self.field.render(self.preview_camera, PREVIEW_SIZE, PREVIEW_SIZE).rgb[0].cpu()
 
     def report(self) -> dict:
         """JSON-able: settings, steps, seconds, error of the held-back rays."""
@@ -290,15 +303,17 @@ class SparseViewFit:
 
 
 def make_optimizer(field: RadianceField) -> torch.optim.Adam:
-    """Adam over the shape, the colour's encoding and its MLP, a group each in this order; learning rates are the caller's.
+    """Adam over the shape, the albedo's encoding, its MLP and the light, a group each in this order.
 
-    The shape's epsilon is of the size of a voxel's gradient: voxels that hardly matter to any pixel then hardly move.
+    Learning rates are the caller's. The shape's epsilon is of the size of a voxel's gradient: voxels that hardly matter to
+    any pixel then hardly move.
     """
     return torch.optim.Adam(
         [
             {"params": field.shape.parameters(), "eps": 1e-8},
             {"params": field.encoding.parameters()},
             {"params": field.mlp.parameters()},
+            {"params": field.light.parameters()},
         ],
         betas=(0.9, 0.99),
         eps=1e-15,

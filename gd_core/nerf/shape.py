@@ -4,7 +4,8 @@
 
 as in VolSDF (Yariv et al. 2106.12052, equations 2 and 3, whose Psi is Laplace's) and NeuS (Wang et al. 2106.10689, section 3.1,
 whose density is logistic). beta is how soft the surface is, world units. A distance, unlike a density, can be smooth and have a
-sharp surface all the same: bending it costs, so that four views are joined by the smoothest surface that explains them.
+sharp surface all the same: bending it costs, so that four views are joined by the smoothest surface that explains them. And
+it has normals, by which light falls on it (`lighting.py`).
 
 The distance is the sum of grids from coarse to fine. Coarse ones move much at once, so that a few hundred steps suffice; the
 finest starts with what the masks carve.
@@ -23,7 +24,10 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor, nn
 
-UNDECIDED = 0.15  # distance of the whole hull at the start, world units: there but transparent, since four views need that
+START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
+
+FLAT = 1e-3  # gradient of the distance below which it has no direction
+GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class SignedDistanceGrid(nn.Module):
         super().__init__()
         self.half_size = half_size
         self.grids = nn.ParameterList(torch.zeros(1, 1, r, r, r) for r in config.resolutions)
-        nn.init.constant_(self.grids[-1], UNDECIDED)
+        nn.init.constant_(self.grids[-1], START_INSET)
         self.register_buffer("softness", torch.tensor(0.1))
-        self._kept: Tensor | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None
 
     @property
     def spacing(self) -> float:
@@ -64,9 +68,10 @@ class SignedDistanceGrid(nn.Module):
 
     @torch.no_grad()
     def start_from(self, hull: Bool[Tensor, "G G G"]) -> None:
-        """Begin undecided within `hull` (any resolution), with its distance outside."""
-        outside = ndimage.distance_transform_edt(~hull.cpu().numpy()) * (2 * self.half_size / hull.shape[0])
-        distance = UNDECIDED + torch.from_numpy(outside).float()[None, None]
+        """Begin with the signed distance of `hull` (any resolution), its surface `START_INSET` further in."""
+        filled = hull.cpu().numpy()
+        cells = ndimage.distance_transform_edt(~filled) - ndimage.distance_transform_edt(filled)
+        distance = START_INSET + torch.from_numpy(cells).float()[None, None] * (2 * self.half_size / len(filled))
         for grid in self.grids:
             grid.zero_()
         finest = self.grids[-1]
@@ -75,7 +80,7 @@ class SignedDistanceGrid(nn.Module):
     def dense(self) -> Float[Tensor, "1 1 r r r"]:
         """The distance at the cell centres of the finest grid."""
         if self._kept is not None:
-            return self._kept
+            return self._kept[0]
         distance = self.grids[-1][0, 0]
         for grid in self.grids[:-1]:
             values = grid[0, 0]
@@ -86,10 +91,22 @@ class SignedDistanceGrid(nn.Module):
             distance = distance + values
         return distance[None, None]
 
+    def slopes(self) -> Float[Tensor, "1 3 r r r"]:
+        """How much the distance grows from the centre before to the one behind, along each axis and at the same centres; at the
+        box's faces as much as beside them. Points along the normal."""
+        if self._kept is not None:
+            return self._kept[1]
+        distance, size = self.dense(), self.grids[-1].shape[-1]
+        slopes = []
+        for axis in (2, 3, 4):
+            change = distance.narrow(axis, 2, size - 2) - distance.narrow(axis, 0, size - 2)
+            slopes.append(F.pad(change, [0, 0] * (4 - axis) + [1, 1] + [0, 0] * (axis - 2), mode="replicate"))
+        return torch.cat(slopes, dim=1)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """While it is open the sum of the grids is not taken anew: for all that is asked between two changes of the grids."""
-        self._kept = self.dense()
+        """While it is open the grids are not summed anew: for all that is asked between two changes of them."""
+        self._kept = self.dense(), self.slopes()
         try:
             yield
         finally:
@@ -97,9 +114,15 @@ class SignedDistanceGrid(nn.Module):
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Distance at points in world units."""
+        return self._sample(self.dense(), points)[:, 0]
+
+    def normals(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """Unit outward normals; shorter than one where the distance is all but flat."""
+        return F.normalize(self._sample(self.slopes(), points), dim=-1, eps=FLAT * self.spacing)
+
+    def _sample(self, lattice: Float[Tensor, "1 C r r r"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
         where = (points / self.half_size).flip(-1)[None, :, None, None]
-        found = F.grid_sample(self.dense(), where, align_corners=False, padding_mode="border")
-        return found[0, 0, :, 0, 0]
+        return F.grid_sample(lattice, where, align_corners=False, padding_mode="border")[0, :, :, 0, 0].T
 
     def density(self, distance: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """1 / world unit."""
@@ -109,6 +132,20 @@ class SignedDistanceGrid(nn.Module):
         """Scalar: mean squared second derivative of the distance along the axes, 1 / world unit^2."""
         distance = self.dense()
         return sum(distance.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)) / self.spacing**4
+
+    def hidden_underside(self, towards: Float[Tensor, "V 3"]) -> Tensor:
+        """Scalar: the filled share of the box, of which only what lies at surfaces that face down and none of the views counts.
+
+        Args:
+            towards: unit vectors from the box to each view.
+        """
+        with torch.no_grad():
+            x, y, z = slopes = self.slopes()[0].flatten(1)
+            # A tenth of the time of F.normalize along the first axis.
+            shorten = (x * x + y * y + z * z + (FLAT * self.spacing) ** 2).rsqrt()
+            facing = (towards @ slopes).amax(0) * shorten
+            hidden = (1 - facing / GRAZING).clamp(0, 1) * (-z * shorten).clamp(min=0)
+        return (hidden * torch.sigmoid(-self.dense().flatten() / self.spacing)).mean()
 
 
 @cache

@@ -1,15 +1,19 @@
 """Fits of analytic views: what they reach, that they stop, go on and repeat, and what bad input is told."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from gd_core.cameras import Cameras, orbit_cameras
+from gd_core.files import write_tensors
 from gd_core.nerf import EncodingConfig, fit_views, load_field
 from gd_core.nerf.evidence import foreground_colors
+from gd_core.nerf.field import FORMAT
 from gd_core.views import ViewSet
 from tests.nerf.conftest import QUICK, SPHERES, draw
+from tools.tiny.renderer import LIGHT, render
+from tools.tiny.scenes import Solid
 
 
 def psnr(field, views: ViewSet) -> float:
@@ -37,6 +41,23 @@ def test_a_fit_shows_held_out_views(views, fitted):
 def test_the_same_seed_gives_the_same_field(views, fitted, quick):
     torch.rand(7)
     assert same(fitted, fit_views(views, quick))
+
+
+def test_the_light_of_shaded_views_is_found_and_the_albedo_is_rid_of_it():
+    cameras = orbit_cameras(4)
+    image, coverage = render([Solid("sphere", "cyan", "", 0.85, (0.0, 0.0, 0.0), 0.0)], cameras, 48)
+    field = fit_views(ViewSet(image, coverage.sum(1), cameras), replace(QUICK, steps=200))
+    towards = torch.nn.functional.normalize(field.light.coefficients[:3].detach(), dim=0)
+    assert float(towards @ LIGHT) > 0.95
+    surface = 0.7 * torch.nn.functional.normalize(torch.randn(200, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    surface = surface[surface[:, 2] > -0.4]
+    with torch.no_grad():
+        albedo, color = field.albedo(surface), field.color(surface)
+    assert (albedo.std(0) / albedo.mean(0)).max() < 0.5 * (color.std(0) / color.mean(0)).min()
+
+
+def test_without_a_light_lr_shade_is_painted(views, quick):
+    assert (fit_views(views, replace(quick, light_lr=0.0)).light.coefficients == 0).all()
 
 
 def test_a_cancelled_fit_goes_on_bit_for_bit(views, fitted, quick, tmp_path):
@@ -74,6 +95,13 @@ def test_a_field_file_brings_everything_back(views, fitted, tmp_path):
     loaded = load_field(path)
     assert same(fitted, loaded) and loaded.config == fitted.config and loaded.provenance["fit"]["steps"] == 80
     assert psnr(loaded, views) == psnr(fitted, views)
+    unlit = {key: tensor for key, tensor in fitted.state_dict().items() if not key.startswith("light")}
+    header = {"format": FORMAT, "version": 2, "config": asdict(fitted.config), "provenance": {}}
+    write_tensors(path, unlit, header)
+    assert (load_field(path).light.coefficients == 0).all()
+    write_tensors(path, unlit, header | {"version": 1})
+    with pytest.raises(ValueError, match="fit it again"):
+        load_field(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cut short"):
         load_field(path)

@@ -66,7 +66,7 @@ def test_march_skips_what_is_hidden_and_nothing_that_is_seen():
 
 def test_rays_that_miss_see_the_background():
     field = RadianceField(SMALL)
-    out = field.render_rays(torch.tensor([[5.0, 5.0, 5.0]]), torch.tensor([[1.0, 0.0, 0.0]]), 0.3, with_normals=True)
+    out = field.render_rays(torch.tensor([[5.0, 5.0, 5.0]]), torch.tensor([[1.0, 0.0, 0.0]]), 0.3)
     assert out.alpha.item() == 0 and out.depth.item() == 0
     torch.testing.assert_close(out.rgb, torch.full((1, 3), 0.3))
     field.occupancy.set_hull(torch.zeros_like(field.occupancy.hull))
@@ -84,7 +84,7 @@ class Ball(RadianceField):
             self.shape.grids[-1].copy_(distance.view_as(self.shape.grids[-1]))
             self.shape.softness.fill_(0.003)
 
-    def color(self, points):
+    def albedo(self, points):
         return points.new_tensor([0.993, 0.007, 0.007]).expand(len(points), 3)
 
 
@@ -104,6 +104,15 @@ def test_outputs_of_an_opaque_ball(ball):
     assert (out.rgb[:, 16, 16] - torch.tensor([0.993, 0.007, 0.007])).abs().max() < 0.02
 
 
+def test_light_falls_by_the_normal_on_rays_and_points_alike(ball):
+    with torch.no_grad():
+        ball.light.coefficients[2] = 0.5  # from above
+    top, bottom = ball.render(orbit_cameras(2, [90, -90]), 33, 33, background=0.0).rgb[:, 16, 16, 0]
+    assert float(bottom) == pytest.approx(0.993 * 0.5, abs=0.01) and float(top) == 1.0
+    color = ball.color(torch.tensor([[0.0, 0.0, 0.5], [0.5, 0.0, 0.0], [0.0, 0.0, -0.5]]))
+    torch.testing.assert_close(color[:, 0], torch.tensor([1.0, 0.993, 0.497]), atol=0.01, rtol=0)
+
+
 def test_chunks_and_size_do_not_change_what_is_rendered(ball):
     cameras = orbit_cameras(2)
     whole = ball.render(cameras, 10, 14)
@@ -114,8 +123,9 @@ def test_chunks_and_size_do_not_change_what_is_rendered(ball):
 
 def test_gradients_reach_every_parameter_through_every_output():
     field = RadianceField(SMALL)
+    torch.nn.init.normal_(field.shape.grids[0], std=0.05, generator=torch.Generator().manual_seed(0))
     origins, directions = (r.reshape(-1, 3) for r in orbit_cameras(1).rays(8, 8))
-    out = field.render_rays(origins, directions, 0.0, torch.Generator().manual_seed(0), with_normals=True)
+    out = field.render_rays(origins, directions, 0.0, torch.Generator().manual_seed(0))
     for value in (out.rgb, out.alpha, out.depth, out.normal, out.weights):
         field.zero_grad()
         value.square().sum().backward(retain_graph=True)

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gd_core.cameras import orbit_cameras
 from gd_core.nerf import ShapeConfig
 from gd_core.nerf.hull import cell_centres
-from gd_core.nerf.shape import UNDECIDED, SignedDistanceGrid, interpolation
+from gd_core.nerf.shape import START_INSET, SignedDistanceGrid, interpolation
 
 
 @torch.no_grad()
@@ -61,16 +62,41 @@ def test_density_is_half_of_its_most_on_the_surface_and_makes_the_inside_opaque(
     assert surface == pytest.approx(50) and inside == pytest.approx(100, rel=1e-3) and outside < 1e-3
 
 
-def test_a_hull_starts_undecided_within_and_further_away_without():
+def test_a_hull_starts_with_a_soft_surface_further_in():
     hull = torch.zeros(16, 16, 16, dtype=torch.bool)
     hull[4:12, 4:12, 4:12] = True
     shape = SignedDistanceGrid(ShapeConfig((4, 16)), 1.0)
     torch.nn.init.ones_(shape.grids[0])
     shape.start_from(hull)
     distance = shape.dense()[0, 0].detach()
-    assert (distance[hull] == UNDECIDED).all() and (distance[~hull] > UNDECIDED + 0.1).all()
-    through = float((shape.density(distance[8, 8, 4:12]) * 2 / 16).sum())
-    assert 0.5 < through < 3  # a ray through the hull is neither free nor stopped
+    assert (distance[~hull] > START_INSET + 0.1).all()
+    torch.testing.assert_close(distance[8, 8, 2:8], START_INSET + torch.tensor([2, 1, -1, -2, -3, -4]) / 8)
+    optical_depth = float((shape.density(distance[8, 8, 4:6]) * 2 / 16).sum())
+    assert 0.5 < optical_depth < 2  # a quarter of a unit into the hull a ray is neither free nor stopped
+
+
+def test_normals_of_a_ball_point_outward_at_any_scale_of_the_distance():
+    points = torch.nn.functional.normalize(torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    for scale in (0.1, 1.0, 3.0):
+        shape = ball(48, 0.6)
+        set_distance(shape, scale * shape.dense())
+        torch.testing.assert_close(shape.normals(0.6 * points), points, atol=0.02, rtol=0)
+    flat = SignedDistanceGrid(ShapeConfig((16,)), 1.0)
+    assert (flat.normals(points) == 0).all()
+
+
+def test_only_an_underside_that_no_view_faces_is_pulled_in():
+    shape = ball(32, 0.5)
+    level = orbit_cameras(4, 15.0).positions
+    towards = torch.nn.functional.normalize(level, dim=-1)
+    (gradient,) = torch.autograd.grad(shape.hidden_underside(towards), shape.grids[-1])
+    centres = cell_centres(32, torch.device("cpu")).view(32, 32, 32, 3)
+    distance = centres.norm(dim=-1)
+    pulled = (gradient[0, 0] < -1e-3 * gradient.abs().max()) & (distance > 0.35)  # a larger distance takes volume away
+    assert pulled.any() and (gradient <= 0).all()
+    assert (centres[..., 2] / distance)[pulled].max() < -0.9  # 15 degrees from straight down, and a little
+    below = torch.cat((towards, torch.tensor([[0.0, 0.0, -1.0]])))
+    assert shape.hidden_underside(below).item() < 1e-3 * shape.hidden_underside(towards).item()
 
 
 def test_bending_is_none_for_a_plane_and_grows_with_curvature():
