@@ -92,16 +92,16 @@ class SignedDistanceGrid(nn.Module):
         return distance[None, None]
 
     def slopes(self) -> Float[Tensor, "1 3 r r r"]:
-        """How much the distance grows from the centre before to the one behind, along each axis and at the same centres; at the
-        box's faces as much as beside them. Points along the normal."""
+        """How much the distance grows from the centre before to the one behind, along each axis and at the same centres; 0 across
+        the box's faces. Points along the normal."""
         if self._kept is not None:
             return self._kept[1]
-        distance, size = self.dense(), self.grids[-1].shape[-1]
+        distance, size = self.dense()[0], self.grids[-1].shape[-1]
         slopes = []
-        for axis in (2, 3, 4):
+        for axis in (1, 2, 3):
             change = distance.narrow(axis, 2, size - 2) - distance.narrow(axis, 0, size - 2)
-            slopes.append(F.pad(change, [0, 0] * (4 - axis) + [1, 1] + [0, 0] * (axis - 2), mode="replicate"))
-        return torch.cat(slopes, dim=1)
+            slopes.append(F.pad(change, [0, 0] * (3 - axis) + [1, 1]))
+        return torch.stack(slopes, dim=1)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -114,15 +114,20 @@ class SignedDistanceGrid(nn.Module):
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Distance at points in world units."""
-        return self._sample(self.dense(), points)[:, 0]
+        return self._sample(self.dense(), points)[0]
 
     def normals(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Unit outward normals; shorter than one where the distance is all but flat."""
-        return F.normalize(self._sample(self.slopes(), points), dim=-1, eps=FLAT * self.spacing)
+        x, y, z = slopes = self._sample(self.slopes(), points)
+        return (slopes * self._shortening(x, y, z)).T
 
-    def _sample(self, lattice: Float[Tensor, "1 C r r r"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+    def _sample(self, lattice: Float[Tensor, "1 C r r r"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "C N"]:
         where = (points / self.half_size).flip(-1)[None, :, None, None]
-        return F.grid_sample(lattice, where, align_corners=False, padding_mode="border")[0, :, :, 0, 0].T
+        return F.grid_sample(lattice, where, align_corners=False, padding_mode="border")[0, :, :, 0, 0]
+
+    def _shortening(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        """One over the length of slopes: a tenth of the time of F.normalize, which is slow along an axis of three."""
+        return (x * x + y * y + z * z + (FLAT * self.spacing) ** 2).rsqrt()
 
     def density(self, distance: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """1 / world unit."""
@@ -140,12 +145,12 @@ class SignedDistanceGrid(nn.Module):
             towards: unit vectors from the box to each view.
         """
         with torch.no_grad():
-            x, y, z = slopes = self.slopes()[0].flatten(1)
-            # A tenth of the time of F.normalize along the first axis.
-            shorten = (x * x + y * y + z * z + (FLAT * self.spacing) ** 2).rsqrt()
+            x, y, z = slopes = self.slopes()[0, :, 1:-1, 1:-1, 1:-1].flatten(1)
+            shorten = self._shortening(x, y, z)
             facing = (towards @ slopes).amax(0) * shorten
             hidden = (1 - facing / GRAZING).clamp(0, 1) * (-z * shorten).clamp(min=0)
-        return (hidden * torch.sigmoid(-self.dense().flatten() / self.spacing)).mean()
+        filled = torch.sigmoid(-self.dense()[0, 0, 1:-1, 1:-1, 1:-1].flatten() / self.spacing)
+        return (hidden @ filled) / self.grids[-1].numel()
 
 
 @cache
