@@ -31,8 +31,8 @@ class RefineConfig:
         reference_rays: rays of the reference views in each step.
         orient_weight: of normals that face away from the camera (Ref-NeRF, equation 11).
         opacity_weight: of half-transparent pixels (binary entropy of the opacity).
-        shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the albedo's encoding and of
-            its MLP; all decay to a tenth.
+        shape_lr, grid_lr, mlp_lr: Adam's learning rates of the signed distance (world units), of the albedo's encoding,
+            and of its MLP and the light; all decay to a tenth.
         bending: weight of the mean squared second derivative of the signed distance.
         max_psnr_drop: decibels that refinement may cost of the reference PSNR, of which anything above 30 dB does not count;
             beyond, the last good state comes back and the SDS weight is halved.

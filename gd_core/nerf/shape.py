@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 
 START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
 
-FLAT = 1e-3  # gradient of the distance below which it has no direction
+FLAT = 1e-3  # slope in cells, below which it has no direction
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
 
@@ -69,9 +70,10 @@ class SignedDistanceGrid(nn.Module):
     @torch.no_grad()
     def start_from(self, hull: Bool[Tensor, "G G G"]) -> None:
         """Begin with the signed distance of `hull` (any resolution), its surface `START_INSET` further in."""
-        filled = hull.cpu().numpy()
+        filled = np.pad(hull.cpu().numpy(), 1)  # what is beyond the box is empty
         cells = ndimage.distance_transform_edt(~filled) - ndimage.distance_transform_edt(filled)
-        distance = START_INSET + torch.from_numpy(cells).float()[None, None] * (2 * self.half_size / len(filled))
+        cells = torch.from_numpy(cells[1:-1, 1:-1, 1:-1]).float()[None, None]
+        distance = START_INSET + cells * (2 * self.half_size / len(hull))
         for grid in self.grids:
             grid.zero_()
         finest = self.grids[-1]

@@ -75,6 +75,14 @@ def test_a_hull_starts_with_a_soft_surface_further_in():
     assert 0.5 < optical_depth < 2  # a quarter of a unit into the hull a ray is neither free nor stopped
 
 
+def test_a_hull_that_fills_the_box_ends_at_its_faces():
+    shape = SignedDistanceGrid(ShapeConfig((16,)), 1.0)
+    shape.start_from(torch.ones(16, 16, 16, dtype=torch.bool))
+    along = shape.dense()[0, 0, 8, 8].detach()
+    torch.testing.assert_close(along[:4], START_INSET - torch.tensor([1, 2, 3, 4]) / 8)
+    torch.testing.assert_close(along, along.flip(0))
+
+
 def test_normals_of_a_ball_point_outward_at_any_scale_of_the_distance():
     points = torch.nn.functional.normalize(torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     for scale in (0.1, 1.0, 3.0):
