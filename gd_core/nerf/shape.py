@@ -94,7 +94,7 @@ class SignedDistanceGrid(nn.Module):
         return distance[None, None]
 
     def slopes(self) -> Float[Tensor, "1 3 r r r"]:
-        """How much the distance grows from the centre before to the one behind, along each axis and at the same centres; 0 across
+        """How much the distance grows from the cell before to the one behind, along each axis and at the same centres; 0 across
         the box's faces. Points along the normal."""
         if self._kept is not None:
             return self._kept[1]
