@@ -31,7 +31,7 @@ CHECKPOINT_SECONDS = 20.0
 PREVIEW_SECONDS = 3.0
 PREVIEW_SIZE = 96
 ESTIMATE_STEPS = 20  # steps after which the time left is told
-SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of colour smoothness has fallen as far as it does
+SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of albedo smoothness has fallen as far as it does
 SMOOTH_LEFT = 0.2  # of that weight stays, so that what no view sees takes the colour of what is near it
 SMOOTH_POINTS = 2048  # a step
 UNDERSIDE_EVERY = 4  # steps: it changes slowly, and takes a tenth of a step's time
@@ -55,7 +55,7 @@ class FitConfig:
         bending: weight of the mean squared second derivative of the signed distance.
         underside: weight of the volume above surfaces that face down and no view, as a share of the box: they are drawn flat.
         mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
-        color_smoothness: weight at the start of the colour's mean difference between points one stratum apart.
+        color_smoothness: weight at the start of the albedo's mean difference between points one stratum apart.
         plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
         coarse: (share of the fit, resolution as a share of the final one): VM planes have the resolution of the last entry
             whose share is over.

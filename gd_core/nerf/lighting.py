@@ -22,7 +22,7 @@ class Lighting(nn.Module):
         self.coefficients = nn.Parameter(torch.zeros(8))
 
     def forward(self, normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 1"]:
-        """Factors of the colour, at least 0."""
+        """Factors of the albedo, at least 0, for outward normals in world space of length one at most."""
         x, y, z = normals.unbind(-1)
         harmonics = torch.stack((x, y, z, x * y, y * z, x * z, 3 * z * z - 1, x * x - y * y), -1)
         return (1 + harmonics @ self.coefficients).clamp(min=0)[:, None]

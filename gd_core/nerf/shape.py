@@ -26,7 +26,6 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
-
 FLAT = 1e-3  # slope in cells, below which it has no direction
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
@@ -94,8 +93,8 @@ class SignedDistanceGrid(nn.Module):
         return distance[None, None]
 
     def slopes(self) -> Float[Tensor, "1 3 r r r"]:
-        """How much the distance grows from the cell before to the one behind, along each axis and at the same centres; 0 across
-        the box's faces. Points along the normal."""
+        """How much the distance grows from the cell before to the one behind, world units, along each axis and at the same
+        centres; 0 across the box's faces. Points along the normal."""
         if self._kept is not None:
             return self._kept[1]
         distance, size = self.dense()[0], self.grids[-1].shape[-1]
@@ -119,7 +118,7 @@ class SignedDistanceGrid(nn.Module):
         return self._sample(self.dense(), points)[0]
 
     def normals(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """Unit outward normals; shorter than one where the distance is all but flat."""
+        """Unit outward normals at points in world units; shorter than one where the distance is all but flat."""
         x, y, z = slopes = self._sample(self.slopes(), points)
         return (slopes * self._shortening(x, y, z)).T
 
@@ -141,10 +140,12 @@ class SignedDistanceGrid(nn.Module):
         return sum(distance.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)) / self.spacing**4
 
     def hidden_underside(self, towards: Float[Tensor, "V 3"]) -> Tensor:
-        """Scalar: the filled share of the box, of which only what lies at surfaces that face down and none of the views counts.
+        """Scalar: the filled share of the box, 0..1, each cell weighed by how its normal points down and away from every view.
+
+        The weights are taken as given, so that descent pulls such surfaces in and leaves all others where they are.
 
         Args:
-            towards: unit vectors from the box to each view.
+            towards: unit vectors from the box to each of the V views.
         """
         with torch.no_grad():
             x, y, z = slopes = self.slopes()[0, :, 1:-1, 1:-1, 1:-1].flatten(1)
