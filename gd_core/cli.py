@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("diffusers", "transformers", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if argv[:1] == ["evaluate"]:
-        from .evaluation.cli import main as evaluate  # noqa: PLC0415
+        from .benchmark.cli import main as evaluate  # noqa: PLC0415
 
         return evaluate(argv[1:])
     args = make_parser().parse_args(argv)

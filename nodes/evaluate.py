@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..gd_core.evaluation import compare, describe, evaluate_field, evaluate_views, image_diversity, load_clip
+from ..gd_core.metrics import compare, describe, evaluate_field, evaluate_views, image_diversity, load_clip
 from ..gd_core.nerf import RadianceField
 from ..gd_core.views import ViewSet
 from .border import at_the_border

@@ -12,7 +12,7 @@ GDModel = io.Custom("GD_MODEL")  # models.ManagedModel
 GDPrompt = io.Custom("GD_PROMPT")  # FocusedPrompt
 GDViews = io.Custom("GD_VIEWS")  # gd_core.views.ViewSet
 GDField = io.Custom("GD_FIELD")  # gd_core.nerf.RadianceField
-GDScores = io.Custom("GD_SCORES")  # dict of numbers, see gd_core.evaluation.METRICS
+GDScores = io.Custom("GD_SCORES")  # dict of numbers, see gd_core.metrics.METRICS
 
 CATEGORY = "Grounded Dreamer"
 

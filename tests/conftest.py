@@ -4,3 +4,5 @@ from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+pytest_plugins = ["tests.small_clip"]

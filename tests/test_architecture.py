@@ -18,6 +18,7 @@ ALLOWED = {
     "nerf": {"cameras", "views"},
     "distillation": {"cameras", "views", "attention", "diffusion", "nerf"},
     "mesh": {"cameras", "views", "nerf"},
+    "metrics": {"cameras", "views", "attention", "diffusion", "nerf", "distillation", "mesh"},
 }
 
 

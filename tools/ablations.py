@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from gd_core.evaluation import load_clip, load_prompts
-from gd_core.evaluation.benchmark import Item, Plan, items_of, load_callable, run_benchmark
-from gd_core.evaluation.cli import parse_settings
-from gd_core.evaluation.report import Run, write_report, write_small_report
-from gd_core.evaluation.scoring import Scorers, score_run
-from gd_core.evaluation.workers import run_here, run_processes
+from gd_core.benchmark import load_prompts
+from gd_core.benchmark.cli import parse_settings
+from gd_core.benchmark.report import Run, write_report, write_small_report
+from gd_core.benchmark.runner import Item, Plan, items_of, load_callable, run_benchmark
+from gd_core.benchmark.scoring import Scorers, score_run
+from gd_core.benchmark.workers import run_here, run_processes
+from gd_core.metrics import load_clip
 
 from .tiny.judge import judge as judge_solids
 from .tiny.judge import solids_of_prompt
@@ -64,7 +65,7 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, dict]]] = {
 
 
 def judge_tiny(images: torch.Tensor, prompt: str) -> dict[str, float | bool]:
-    """The tiny model's judge as `gd_core.evaluation`'s: which of the prompt's solids the views `[V, H, W, 3]` show."""
+    """The tiny model's judge as `gd_core.metrics`'s: which of the prompt's solids the views `[V, H, W, 3]` show."""
     verdict = judge_solids(images, solids_of_prompt(prompt))
     found = [count / len(images) for count in verdict.in_views.values()]
     return {

@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from gd_core.attention import Focus, RefocusConfig, Refocuser
+from gd_core.benchmark.statistics import paired_difference, wilson_interval
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_mvdream, load_unet, predict_noise, sample_latents
 from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.sampling import sample_objects
-from gd_core.evaluation.statistics import paired_difference, wilson_interval
 from tools.tiny.judge import judge, solids_of_prompt
 from tools.tiny.measure import SETS, prompts_of, seeds_of
 

@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gd_core.evaluation import Estimate
-from gd_core.evaluation.charts import number, shown
+from gd_core.benchmark import Estimate
+from gd_core.benchmark.charts import number, shown
 
 CLAIMS = Path(__file__).parents[1] / "docs" / "claims.md"
 CELL = re.compile(r"(<!--m ([\w-]+) ([\d>]+) (\w+)-->)(.*?)(<!--/m-->)", re.DOTALL)

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from .benchmark import Plan, items_of, load_callable, run_benchmark
-from .clip import load_clip
+from ..metrics.clip import load_clip
 from .prompt_sets import bundled_sets, load_prompts
 from .report import Run, write_report, write_small_report
+from .runner import Plan, items_of, load_callable, run_benchmark
 from .scoring import Scorers, score_run
 from .workers import RayCluster, run_here, run_processes
 
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="asset",
         metavar="KIND",
         help="'asset' (the whole pipeline, default), 'views' (stage 1 alone), or FILE.py:FUNCTION, a factory "
-        "(model, settings) -> maker(prompt, seed) -> gd_core.evaluation.items.Made, to measure any other system",
+        "(model, settings) -> maker(prompt, seed) -> gd_core.benchmark.items.Made, to measure any other system",
     )
     made.add_argument(
         "--setting",
@@ -146,7 +146,7 @@ def make_scorers(args: argparse.Namespace) -> Scorers:
     if args.reference is not None:
         scorers.reference = load_pictures(args.reference)
         if args.inception is not None:
-            from .distribution import inception_features  # noqa: PLC0415  (torchmetrics is an optional extra)
+            from ..metrics.distribution import inception_features  # noqa: PLC0415  (torchmetrics is an optional extra)
 
             scorers.features, scorers.feature_name = inception_features(args.inception), "Inception v3 (2048)"
         elif scorers.clip is not None:

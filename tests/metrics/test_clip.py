@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPModel, CLIPTokenizer
 
-from gd_core.evaluation import clip_r_precision, clip_score, load_clip, minimum_object_clip
+from gd_core.metrics import clip_r_precision, clip_score, load_clip, minimum_object_clip
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..metrics.scorecard import evaluate_views, layout_offsets
 from ..views import ViewSet
 from .prompt_sets import Prompt
-from .scorecard import evaluate_views, layout_offsets
 
 
 @dataclass

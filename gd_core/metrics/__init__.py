@@ -1,6 +1,6 @@
-"""The paper's metrics, diversity, and a benchmark with a report.
+"""What a set of views or a field is worth: the paper's metrics, consistency and diversity.
 
-FID and KID are in `gd_core.evaluation.distribution`, which needs torchmetrics.
+FID and KID are in `gd_core.metrics.distribution`, which needs torchmetrics.
 """
 
 from .alignment import Alignment, caption_alignment
@@ -13,22 +13,13 @@ from .consistency import (
     view_fidelity,
 )
 from .diversity import chamfer_diversity, cosine_diversity, image_diversity
-from .prompt_sets import Prompt, PromptSet, bundled_sets, load_prompts
-from .resources import Resources
 from .scorecard import METRICS, Metric, compare, describe, evaluate_field, evaluate_views
-from .statistics import Estimate, bootstrap_mean, paired_difference, wilson_interval
 
 __all__ = [
     "METRICS",
     "Alignment",
     "ClipEncoder",
-    "Estimate",
     "Metric",
-    "Prompt",
-    "PromptSet",
-    "Resources",
-    "bootstrap_mean",
-    "bundled_sets",
     "caption_alignment",
     "chamfer_diversity",
     "clip_r_precision",
@@ -41,12 +32,9 @@ __all__ = [
     "image_diversity",
     "janus_fronts",
     "load_clip",
-    "load_prompts",
     "minimum_object_clip",
     "opposite_view_correlation",
     "opposite_view_offsets",
-    "paired_difference",
     "silhouette_coherence",
     "view_fidelity",
-    "wilson_interval",
 ]

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .alignment import Captioner, CaptionJudge, caption_alignment
-from .benchmark import Item, failure_file, item_folder
-from .clip import ClipEncoder, clip_r_precision
-from .consistency import opposite_view_correlation
-from .diversity import chamfer_diversity, cosine_diversity, image_diversity
+from ..metrics.alignment import Captioner, CaptionJudge, caption_alignment
+from ..metrics.clip import ClipEncoder, clip_r_precision
+from ..metrics.consistency import opposite_view_correlation
+from ..metrics.diversity import chamfer_diversity, cosine_diversity, image_diversity
+from ..metrics.scorecard import Judge, clip_numbers, describe, judged
 from .items import SavedItem, load_item
-from .scorecard import Judge, clip_numbers, describe, judged
+from .runner import Item, failure_file, item_folder
 from .statistics import Estimate, bootstrap_mean, wilson_interval
 
 
@@ -164,7 +164,7 @@ def _add_whole(saved: dict[Item, SavedItem], scores: Scores, scorers: Scorers) -
     if scorers.reference is None:
         scores.notes.append("FID and KID were not measured: no reference images were given (--reference).")
         return
-    from .distribution import fid, kid  # noqa: PLC0415  (torchmetrics is an optional extra)
+    from ..metrics.distribution import fid, kid  # noqa: PLC0415  (torchmetrics is an optional extra)
 
     images = torch.cat([one.images for one in saved.values()]).float() / 255
     scores.whole["fid"] = fid(images, scorers.reference, scorers.features)

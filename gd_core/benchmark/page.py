@@ -6,8 +6,8 @@ import json
 from html import escape
 from pathlib import Path
 
+from ..metrics.scorecard import Metric
 from .charts import SERIES, histogram, interval_chart, number, percent
-from .scorecard import Metric
 from .statistics import Estimate
 
 STYLE = Path(__file__).with_name("page.css")

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ..files import whole_file
-from .benchmark import Item, Plan, failure_file, item_folder, run_shard
+from .runner import Item, Plan, failure_file, item_folder, run_shard
 
 POLL_SECONDS = 0.1
 CONNECT_SECONDS = 5.0

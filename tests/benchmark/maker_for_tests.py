@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from gd_core.benchmark.items import Made
 from gd_core.cameras import orbit_cameras
-from gd_core.evaluation.items import Made
 from gd_core.views import ViewSet
 
 

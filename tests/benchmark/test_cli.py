@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gd_core.evaluation.benchmark import Plan, items_of, run_benchmark
-from gd_core.evaluation.cli import load_pictures, main, parse_settings
-from gd_core.evaluation.prompt_sets import load_prompts
-from gd_core.evaluation.report import Run, markdown_table, write_report
-from gd_core.evaluation.scoring import score_run
-from gd_core.evaluation.workers import run_here
+from gd_core.benchmark.cli import load_pictures, main, parse_settings
+from gd_core.benchmark.prompt_sets import load_prompts
+from gd_core.benchmark.report import Run, markdown_table, write_report
+from gd_core.benchmark.runner import Plan, items_of, run_benchmark
+from gd_core.benchmark.scoring import score_run
+from gd_core.benchmark.workers import run_here
 
 MAKER = f"{Path(__file__).parent / 'maker_for_tests.py'}:spheres"
 

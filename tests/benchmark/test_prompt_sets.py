@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from gd_core.evaluation import bundled_sets, load_prompts
+from gd_core.benchmark import bundled_sets, load_prompts
 
 VOCABULARY = set(
     "cube sphere cylinder cone torus ball box ring red orange yellow green cyan blue purple pink small big "

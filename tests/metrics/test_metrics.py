@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gd_core.benchmark.resources import Resources
 from gd_core.cameras import orbit_cameras
-from gd_core.evaluation import (
+from gd_core.metrics import (
     caption_alignment,
     chamfer_diversity,
     compare,
@@ -21,8 +22,7 @@ from gd_core.evaluation import (
     silhouette_coherence,
     view_fidelity,
 )
-from gd_core.evaluation.distribution import fid, inception_features, kid
-from gd_core.evaluation.resources import Resources
+from gd_core.metrics.distribution import fid, inception_features, kid
 from gd_core.views import ViewSet
 
 

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gd_core.evaluation import load_clip, load_prompts
-from gd_core.evaluation.benchmark import Plan, items_of, load_callable, run_benchmark
-from gd_core.evaluation.scoring import Scorers, score_run
-from gd_core.evaluation.workers import RayCluster, run_here, run_processes
+from gd_core.benchmark import load_prompts
+from gd_core.benchmark.runner import Plan, items_of, load_callable, run_benchmark
+from gd_core.benchmark.scoring import Scorers, score_run
+from gd_core.benchmark.workers import RayCluster, run_here, run_processes
+from gd_core.metrics import load_clip
 
 MAKER = f"{Path(__file__).parent / 'maker_for_tests.py'}:spheres"
 RESOURCES = ("seconds", "peak_memory_mb")
@@ -145,7 +146,7 @@ def test_clip_and_judge_score_a_finished_run(tmp_path, items, clip_folder):
 def test_callables_are_named_by_file_or_module(tmp_path):
     (tmp_path / "mine.py").write_text("def judge(images, prompt):\n    return {}\n")
     assert load_callable(f"{tmp_path / 'mine.py'}:judge")(None, "") == {}
-    assert load_callable("gd_core.evaluation.prompt_sets:load_prompts") is load_prompts
+    assert load_callable("gd_core.benchmark.prompt_sets:load_prompts") is load_prompts
     for source, message in [
         (f"{tmp_path / 'mine.py'}:other", "has no function 'other'"),
         (f"{tmp_path / 'none.py'}:judge", "no file"),

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from gd_core.evaluation import bootstrap_mean, paired_difference, wilson_interval
+from gd_core.benchmark import bootstrap_mean, paired_difference, wilson_interval
 
 
 def test_wilson_against_published_values():

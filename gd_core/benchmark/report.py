@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .. import __version__
 from ..files import write_text
-from .benchmark import Item, Plan, item_folder, write_json
+from ..metrics.scorecard import Metric, describe, report_order
 from .charts import shown
 from .items import load_item
 from .page import render_page
 from .prompt_sets import PromptSet
-from .scorecard import Metric, describe, report_order
+from .runner import Item, Plan, item_folder, write_json
 from .scoring import Scores
 from .statistics import Estimate, paired_difference
 

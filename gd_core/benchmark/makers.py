@@ -18,14 +18,14 @@ from ..cameras import orbit_cameras
 from ..diffusion import load_mvdream, sample_views
 from ..distillation import RefineConfig
 from ..mesh import MeshConfig, sample_surface
+from ..metrics.scorecard import evaluate_field
 from ..nerf import FitConfig, RadianceField, load_field
 from ..pipeline import generate
 from ..runs import arguments_of
 from ..views import ViewSet, load_views
-from .benchmark import Maker
 from .items import Made
 from .prompt_sets import Prompt
-from .scorecard import evaluate_field
+from .runner import Maker
 
 SAMPLING = ("negative_prompt", "steps", "guidance_scale", "refocus")
 STAGES = {"refocus": RefocusConfig, "fit": FitConfig, "refinement": RefineConfig, "mesh": MeshConfig}

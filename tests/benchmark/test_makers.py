@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from gd_core.benchmark import Prompt
+from gd_core.benchmark.items import load_item, save_item
+from gd_core.benchmark.makers import asset_maker, views_maker
 from gd_core.diffusion.bundle import save_bundle
-from gd_core.evaluation import Prompt
-from gd_core.evaluation.items import load_item, save_item
-from gd_core.evaluation.makers import asset_maker, views_maker
 from tests.random_models import random_mvdream
 from tools.ablations import ABLATIONS, merged
 
