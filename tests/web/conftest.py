@@ -61,6 +61,7 @@ class Watched:
     def __init__(self, browser):
         self.errors: list[str] = []
         self.page = browser.new_context(viewport={"width": 520, "height": 520}).new_page()
+        self.page.set_default_timeout(180_000)  # ends a test that hangs; no slow machine comes near it
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.route("**/*", serve)

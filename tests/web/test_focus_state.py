@@ -191,9 +191,9 @@ def test_a_stale_word_can_be_removed_and_an_unknown_one_not_added(js):
     assert text == '{"v":1,"focus":[{"word":"cube","occurrence":0,"weight":1}]}'
 
 
-def test_a_very_long_prompt_is_cut_at_once(js):
-    timed = "(() => { const from = performance.now(); state.promptWords(arg); return performance.now() - from; })()"
-    assert js(timed, "a red cube, " * 1000) < 500  # milliseconds, on a busy machine
+def test_a_very_long_prompt_is_cut_whole(js):
+    words = js("state.promptWords(arg)", "a red cube, " * 1000)
+    assert len(words) == 3000 and words[-1]["occurrence"] == 999
 
 
 def test_attention_payloads_are_checked(modules):

@@ -46,8 +46,8 @@ class Node:
         self.page.evaluate("changes => host.send(host.examplePayload(changes))", changes)
 
     def settle(self) -> None:
-        """Let pending frames and the wheel's rest pass."""
-        self.page.wait_for_timeout(450)
+        """Let pending frames and the wheel's rest pass: on the page's own clock, which fires timers in their order."""
+        self.page.evaluate("() => new Promise(done => setTimeout(done, 450))")
 
 
 @pytest.fixture
@@ -298,21 +298,24 @@ def test_prompt_text_is_never_markup(page):
 
 
 def test_a_prompt_of_ten_thousand_characters_does_not_freeze_the_page(node, page):
-    slowest = page.evaluate(
+    frames, elements = page.evaluate(
         """async () => {
             const area = document.querySelector(".prompt");
-            let slowest = 0;
+            const ask = window.requestAnimationFrame, make = document.createElement;
+            let frames = 0, elements = 0;
+            window.requestAnimationFrame = draw => (frames++, ask(draw));
+            document.createElement = function (...name) { elements++; return make.apply(this, name); };
             for (const extra of ["", "x", "xy", "xyz"]) {
               area.value = "a small red cube " + extra + "and a blue sphere ".repeat(600);
-              const from = performance.now();
               area.dispatchEvent(new Event("input"));
-              await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-              slowest = Math.max(slowest, performance.now() - from);
+              await new Promise(done => ask(() => setTimeout(done)));
             }
-            return slowest;
+            window.requestAnimationFrame = ask;
+            document.createElement = make;
+            return [frames, elements];
         }"""
     )
-    assert slowest < 2500, "milliseconds between a key press and the next free moment, on a busy machine"
+    assert frames <= 8 and elements < 20_000, "a key press draws once or twice, and no more than the chips that are shown"
     assert page.locator(".gd-chip").count() < 1200
     assert "more words" in page.locator(".gd-notice").text_content()
 
@@ -587,16 +590,18 @@ def test_a_node_inside_a_subgraph_is_known_by_its_path(node, page):
 
 
 def test_many_events_are_drawn_once_a_frame(node, page):
-    took = page.evaluate(
+    frames = page.evaluate(
         """async () => {
-            const payload = host.examplePayload();
-            const from = performance.now();
+            const payload = host.examplePayload(), ask = window.requestAnimationFrame;
+            let frames = 0;
+            window.requestAnimationFrame = draw => (frames++, ask(draw));
             for (let step = 0; step < 200; step++) host.send({...payload, step});
-            await new Promise(done => requestAnimationFrame(() => setTimeout(done)));
-            return performance.now() - from;
+            window.requestAnimationFrame = ask;
+            await new Promise(done => ask(() => setTimeout(done)));
+            return frames;
         }"""
     )
-    assert took < 2500
+    assert frames == 1
     assert page.locator(".gd-step").text_content() == "step 199 of 30"
 
 
