@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from server import PromptServer
 
-from ..gd_core.metrics import compare, describe, evaluate_field, evaluate_views, image_diversity, load_clip
+from ..gd_core import metrics
 from ..gd_core.nerf import RadianceField
 from ..gd_core.views import ViewSet
 from .border import at_the_border
@@ -77,17 +77,17 @@ class Evaluate(io.ComfyNode):
             )
         encoder = None
         if clip[0] != NO_CLIP:
-            encoder = load_clip(clip_folder(clip[0]), comfy.model_management.text_encoder_device())
+            encoder = metrics.load_clip(clip_folder(clip[0]), comfy.model_management.text_encoder_device())
         phrases = [phrase.strip() for phrase in subjects[0].split(",") if phrase.strip()]
         if phrases and encoder is None:
             raise ValueError("'subjects' needs a CLIP model: choose one under 'clip', or leave 'subjects' empty")
-        scores = [evaluate_views(one, clip=encoder, subjects=phrases) for one in views]
+        scores = [metrics.evaluate_views(one, clip=encoder, subjects=phrases) for one in views]
         for index, one in enumerate(field or []):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            scores[index] |= evaluate_field(one, views[index])
+            scores[index] |= metrics.evaluate_field(one, views[index])
         summary = average(scores)
         if len(views) > 1:
-            summary["image_diversity"] = image_diversity(torch.stack([one.images for one in views]))
+            summary["image_diversity"] = metrics.image_diversity(torch.stack([one.images for one in views]))
         report = as_text(summary)
         PromptServer.instance.send_progress_text(report, cls.hidden.unique_id)
         return io.NodeOutput(report, summary, ui={"text": [report]})
@@ -116,7 +116,7 @@ class Compare(io.ComfyNode):
     def execute(cls, before: dict, after: dict) -> io.NodeOutput:
         lines = [
             f"{label}: {old:.4g} -> {new:.4g} ({change:+.4g}{', ' + verdict if verdict else ''})"
-            for label, old, new, change, verdict in compare(before, after)
+            for label, old, new, change, verdict in metrics.compare(before, after)
         ]
         report = "\n".join(lines) or "the two evaluations have no number in common"
         PromptServer.instance.send_progress_text(report, cls.hidden.unique_id)
@@ -132,6 +132,6 @@ def average(scores: list[dict]) -> dict[str, float]:
 def as_text(scores: dict[str, float]) -> str:
     lines = []
     for name, value in scores.items():
-        metric = describe(name)
+        metric = metrics.describe(name)
         lines.append(f"{metric.label}: {value:.4g}{' ' + metric.unit if metric.unit else ''}")
     return "\n".join(lines)

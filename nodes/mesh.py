@@ -7,7 +7,8 @@ import json
 from comfy.cli_args import args
 from comfy_api.latest import Types, io
 
-from ..gd_core.mesh import MeshConfig, encode_mesh, extract_mesh, write_together
+from ..gd_core import mesh as meshes
+from ..gd_core.mesh import MeshConfig
 from ..gd_core.nerf import RadianceField
 from .border import NodeProgress, at_the_border, interruptible, while_listening
 from .files import new_output, refuse_prefix
@@ -106,11 +107,11 @@ class ExportMesh(io.ComfyNode):
         path, shown = new_output(filename_prefix, ".glb")
         config = MeshConfig(resolution=resolution, target_faces=target_faces, color=colour, texture_size=texture_size)
         with interruptible(field):
-            mesh = extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
+            mesh = meshes.extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
         wanted = [path] if also_save == "none" else [path, path.with_suffix(f".{also_save}")]
         extras = workflow_metadata(cls.hidden)
         for name in wanted:
-            write_together(while_listening(lambda name=name: encode_mesh(mesh, name, extras)), overwrite=False)
+            meshes.write_together(while_listening(lambda name=name: meshes.encode_mesh(mesh, name, extras)), overwrite=False)
         report = describe(mesh.report)
         return io.NodeOutput(
             Types.MESH(**mesh.gltf_tensors()),

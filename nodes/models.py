@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfy.model_management
 import comfy.model_patcher
@@ -12,11 +13,13 @@ import torch
 from comfy_api.latest import io
 from torch import nn
 
-from ..gd_core.diffusion import load_mvdream
-from ..gd_core.diffusion.model import MVDream
+from ..gd_core import diffusion
 from .border import NodeProgress, at_the_border, leave_inference_mode
 from .download import HUB_MODELS, downloaded, fetch
 from .types import CATEGORY, GDModel
+
+if TYPE_CHECKING:
+    from ..gd_core.diffusion.model import MVDream
 
 FOLDER = "mvdream"  # below ComfyUI's models folders
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
@@ -164,7 +167,7 @@ class LoadMVDream(io.ComfyNode):
         if source in HUB_MODELS:
             source = downloaded(source) or fetch(source, NodeProgress(cls, f"downloading {model}"))
         device = comfy.model_management.unet_offload_device()
-        return io.NodeOutput(ManagedModel(load_mvdream(source, device=device, dtype=chosen_dtype(precision))))
+        return io.NodeOutput(ManagedModel(diffusion.load_mvdream(source, device=device, dtype=chosen_dtype(precision))))
 
 
 def chosen_dtype(precision: str) -> torch.dtype:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..gd_core.distillation import RefineConfig, refine
+from ..gd_core import distillation
+from ..gd_core.distillation import RefineConfig
 from ..gd_core.nerf import FitConfig, RadianceField, fit_views
 from ..gd_core.views import ViewSet
 from .border import NodeProgress, at_the_border
@@ -125,7 +126,7 @@ class RefineSDS(io.ComfyNode):
         config = RefineConfig(steps=steps, guidance_scale=guidance_scale, reference_weight=reference_weight, seed=seed)
         mvdream = model.on_device(working_memory=refining_memory(model))
         checkpoint = checkpoint_path("refine", field, views, mvdream.config, config)
-        refined = refine(field, views, mvdream, config, NodeProgress(cls, "refining"), resume=checkpoint)
+        refined = distillation.refine(field, views, mvdream, config, NodeProgress(cls, "refining"), resume=checkpoint)
         checkpoint.unlink(missing_ok=True)
         comfy.model_management.soft_empty_cache()
         return io.NodeOutput(refined)

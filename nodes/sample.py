@@ -6,8 +6,9 @@ import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..gd_core import diffusion
 from ..gd_core.attention import RefocusConfig
-from ..gd_core.diffusion import SAMPLERS, sample_views
+from ..gd_core.diffusion import SAMPLERS
 from .border import NodeProgress, at_the_border, interruptible
 from .live import LiveAttention
 from .models import ManagedModel, sampling_memory
@@ -127,7 +128,7 @@ class SampleViews(io.ComfyNode):
                 progress(step, total, preview)
 
             with live, interruptible(model.patcher.model):
-                views = sample_views(
+                views = diffusion.sample_views(
                     mvdream,
                     prompt.text,
                     negative_prompt=prompt.negative,

@@ -131,7 +131,7 @@ torch.set_num_threads(1)
 from tests.random_models import random_mvdream
 from tests.test_pipeline import PROMPT, SETTINGS
 from gd_core.pipeline import generate
-importlib.import_module("gd_core.distillation.refine").CHECKPOINT_SECONDS = 0.0
+importlib.import_module("gd_core.distillation.refinement").CHECKPOINT_SECONDS = 0.0
 tell = lambda stage, step, total, preview: print(stage, step, flush=True)
 model = random_mvdream(Path(sys.argv[1]) / "tokenizer", image_size=32)
 generate(PROMPT, Path(sys.argv[1]) / "out", model=model, **SETTINGS, resume=len(sys.argv) > 2, progress=tell)

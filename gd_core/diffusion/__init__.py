@@ -1,13 +1,17 @@
 """MVDream on stock diffusers: model, loaders, prompt encoding, sampling."""
 
-from .denoising import SAMPLERS as SAMPLERS
-from .denoising import sample_latents as sample_latents
-from .foreground import foreground_masks as foreground_masks
-from .loaders import convert as convert
-from .loaders import load_mvdream as load_mvdream
-from .loaders import load_unet as load_unet
-from .multiview import predict_noise as predict_noise
-from .prompts import PromptEmbedding as PromptEmbedding
-from .prompts import encode_prompt as encode_prompt
-from .sampling import sample_objects as sample_objects
-from .sampling import sample_views as sample_views
+import lazy_loader
+
+# Resolved when first used: diffusers and transformers take seconds to import.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "samplers": ["SAMPLERS"],
+        "denoising": ["sample_latents"],
+        "foreground": ["foreground_masks"],
+        "loaders": ["convert", "load_mvdream", "load_unet"],
+        "multiview": ["predict_noise"],
+        "prompts": ["PromptEmbedding", "encode_prompt"],
+        "sampling": ["sample_objects", "sample_views"],
+    },
+)

@@ -17,8 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .multiview import per_image_context, predict_noise, text_kept
-
-SAMPLERS = ("ddim", "dpmpp_2m", "euler", "unipc")
+from .samplers import SAMPLERS
 
 # `adjust(step, latents, timestep, alpha_cumprod)` may change the latents before a step (attention refocusing does). Step
 # counts from 0; latents are on the variance-preserving scale that the UNet reads, whatever scale the sampler keeps them on.

@@ -1,23 +1,16 @@
 """Score distillation by a multi-view model, timestep schedules, and the hybrid refinement of a fitted field."""
 
-from .config import RefineConfig
-from .guidance import Guidance, image_guidance, multiview_guidance
-from .memory import MEMORY_PRESETS, MemoryPreset
-from .refine import refine
-from .schedule import Ramp, TimestepSchedule, mvdream_schedule, warm_start_schedule
-from .sds import sds_loss
+import lazy_loader
 
-__all__ = [
-    "MEMORY_PRESETS",
-    "Guidance",
-    "MemoryPreset",
-    "Ramp",
-    "RefineConfig",
-    "TimestepSchedule",
-    "image_guidance",
-    "multiview_guidance",
-    "mvdream_schedule",
-    "refine",
-    "sds_loss",
-    "warm_start_schedule",
-]
+# Resolved when first used: the guidance needs diffusers, which takes seconds to import.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "config": ["RefineConfig"],
+        "guidance": ["Guidance", "image_guidance", "multiview_guidance"],
+        "memory": ["MEMORY_PRESETS", "MemoryPreset"],
+        "refinement": ["refine"],
+        "schedule": ["Ramp", "TimestepSchedule", "mvdream_schedule", "warm_start_schedule"],
+        "sds": ["sds_loss"],
+    },
+)

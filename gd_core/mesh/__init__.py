@@ -1,18 +1,14 @@
 """Radiance field to textured mesh, and mesh to file."""
 
-from .compare import ShapeScore, compare_meshes, compare_points, sample_surface
-from .export import encode_mesh, write_together
-from .extract import MeshConfig, extract_mesh
-from .triangle_mesh import TriangleMesh
+import lazy_loader
 
-__all__ = [
-    "MeshConfig",
-    "ShapeScore",
-    "TriangleMesh",
-    "compare_meshes",
-    "compare_points",
-    "encode_mesh",
-    "extract_mesh",
-    "sample_surface",
-    "write_together",
-]
+# Resolved when first used: trimesh brings networkx along, which takes a second to import.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "compare": ["ShapeScore", "compare_meshes", "compare_points", "sample_surface"],
+        "export": ["encode_mesh", "write_together"],
+        "extract": ["MeshConfig", "extract_mesh"],
+        "triangle_mesh": ["TriangleMesh"],
+    },
+)

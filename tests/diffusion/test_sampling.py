@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file
 
 from gd_core.cameras import orbit_cameras
-from gd_core.diffusion import load_unet
-from gd_core.diffusion.denoising import SAMPLERS, make_sampler, mvdream_schedule, rescale_guidance, sample_latents
+from gd_core.diffusion import SAMPLERS, load_unet
+from gd_core.diffusion.denoising import make_sampler, mvdream_schedule, rescale_guidance, sample_latents
 from gd_core.diffusion.sampling import initial_noise, latent_preview, sample_objects, sample_views
 from tests.random_models import GEOMETRY, random_mvdream
 

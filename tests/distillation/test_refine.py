@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gd_core.distillation import Ramp, RefineConfig, refine
 from gd_core.distillation.objective import HybridObjective, reference_rays
-from gd_core.distillation.refine import VISIBLE_PSNR, Refinement, make_guidance
+from gd_core.distillation.refinement import VISIBLE_PSNR, Refinement, make_guidance
 from tests.distillation.conftest import sphere_views
 
 CONFIG = RefineConfig(
