@@ -61,7 +61,7 @@ def _generate(args: argparse.Namespace) -> None:
             arguments = arguments_of(read_record(args.resume))
             if args.prompt is not None and args.prompt != arguments["prompt"]:
                 raise ValueError(f"{args.resume} holds a run of '{arguments['prompt']}', not of '{args.prompt}'")
-            record = generate(out_dir=args.resume, resume=True, progress=bars, **arguments)
+            record = generate(out_dir=args.resume, resume=True, device=args.device, progress=bars, **arguments)
         else:
             if args.prompt is None or args.out is None:
                 raise ValueError("say what to make and where: generate 'a red cube next to a blue sphere' --out DIR")
@@ -78,6 +78,7 @@ def _generate(args: argparse.Namespace) -> None:
                 turntable_frames=args.turntable_frames,
                 turntable_size=args.turntable_size,
                 overwrite=args.overwrite,
+                device=args.device,
                 progress=bars,
             )
     seconds = sum(record["seconds"].values())
@@ -86,7 +87,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _views(args: argparse.Namespace) -> None:
     _refuse_missing_folder(args.out)
-    model = load_mvdream(args.model)
+    model = load_mvdream(args.model, device=args.device)
     with Bars() as bars:
         views = sample_views(model, args.prompt, seed=args.seed, **_sampling(args), progress=bars.of("views"))
     save_views(views, args.out)
@@ -98,7 +99,8 @@ def _fit(args: argparse.Namespace) -> None:
     config = _given(FitConfig(seed=args.seed), steps=args.steps)
     views = load_views(args.views)
     with Bars() as bars:
-        save_field(fit_views(views, config, bars.of("fit"), resume=args.resume), args.out)
+        field = fit_views(views, config, bars.of("fit"), resume=args.resume, device=args.device)
+        save_field(field, args.out)
     print(args.out)
 
 
@@ -106,8 +108,8 @@ def _refine(args: argparse.Namespace) -> None:
     _refuse_missing_folder(args.out)
     config = RefineConfig(seed=args.seed, preset=args.preset)
     config = _given(config, steps=args.steps, guidance_scale=args.guidance_scale)
-    field, views = load_field(args.field), load_views(args.views)
-    model = load_mvdream(args.model)
+    model = load_mvdream(args.model, device=args.device)
+    field, views = load_field(args.field, model.device), load_views(args.views)
     with Bars() as bars:
         save_field(refine(field, views, model, config, bars.of("refine"), resume=args.resume), args.out)
     print(args.out)
@@ -119,7 +121,7 @@ def _mesh_command(args: argparse.Namespace) -> None:
         raise ValueError(f"cannot write a mesh as '{args.out.name}': its suffix must be one of {', '.join(ENCODERS)}")
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists: choose another name, or allow overwriting")
-    field, config = load_field(args.field), _mesh(args)
+    field, config = load_field(args.field, args.device), _mesh(args)
     with Bars() as bars:
         mesh = extract_mesh(field, config, bars.of("mesh"))
     save_mesh(mesh, args.out, {"provenance": field.provenance}, overwrite=args.overwrite)
@@ -132,7 +134,7 @@ def _render(args: argparse.Namespace) -> None:
         raise ValueError(f"cannot render to '{args.out.name}': its suffix must be .mp4 (turntable) or .png (row of views)")
     cameras = orbit_cameras(args.frames, args.elevation, distance=args.distance, fov_y_deg=args.fov)
     with Bars() as bars:
-        images = render_orbit(load_field(args.field), cameras, args.size, bars.of("render"))
+        images = render_orbit(load_field(args.field, args.device), cameras, args.size, bars.of("render"))
     if args.out.suffix == ".mp4":
         write_mp4(images, args.out)
     else:

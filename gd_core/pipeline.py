@@ -34,6 +34,7 @@ def generate(
     turntable_size: int = 256,
     resume: bool = False,
     overwrite: bool = False,
+    device: str = "auto",
     progress: StageProgress | None = None,
 ) -> dict:
     """Text to a textured mesh in `out_dir`.
@@ -50,6 +51,7 @@ def generate(
         turntable_frames, turntable_size: frames of one turn, 12 a second, and pixels a side, even.
         resume: go on with the run in `out_dir`, which must have been started with the same settings.
         overwrite: replace an earlier run in `out_dir`.
+        device: of a `model` that is yet to be loaded, see `devices.resolve_device`. Every stage runs where the model is.
         progress: called with the stage's name in each step of each stage; may raise to cancel.
 
     Returns:
@@ -59,7 +61,7 @@ def generate(
         ValueError: for bad settings, or an `out_dir` that holds another run.
         OSError: when it cannot be written.
     """
-    mvdream = model if isinstance(model, MVDream) else load_mvdream(model)
+    mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device)
     fit = replace(fit, seed=seed)
     refinement = None if refinement is None else replace(refinement, seed=seed)
     settings = {
@@ -83,16 +85,20 @@ def generate(
         sampler = {"negative_prompt": negative_prompt, "seed": seed, "steps": steps, "guidance_scale": guidance_scale}
         return sample_views(mvdream, prompt, focus=focus, refocus=refocus, **sampler, progress=tell)
 
+    def fit_them(tell: Progress) -> RadianceField:
+        return fit_views(views, fit, tell, resume=run.checkpoint("fit"), device=mvdream.device)
+
+    def load_here(path: Path) -> RadianceField:
+        return load_field(path, mvdream.device)
+
     def distill(tell: Progress) -> RadianceField:
         if refinement is None:
             return fitted
         return refine(fitted, views, mvdream, refinement, tell, resume=run.checkpoint("refine"))
 
     views = run.stage("views", "views.safetensors", sample, save_views, load_views)
-    fitted = run.stage(
-        "fit", "fit.safetensors", lambda tell: fit_views(views, fit, tell, resume=run.checkpoint("fit")), save_field, load_field
-    )
-    field = run.stage("refine", "field.safetensors", distill, save_field, load_field)
+    fitted = run.stage("fit", "fit.safetensors", fit_them, save_field, load_here)
+    field = run.stage("refine", "field.safetensors", distill, save_field, load_here)
     extras = {"prompt": prompt, "seed": seed, "settings": settings}
     run.stage(
         "mesh", "mesh.glb", lambda tell: extract_mesh(field, mesh, tell), lambda made, path: save_mesh(made, path, extras)

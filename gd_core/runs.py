@@ -1,7 +1,8 @@
 """The folder of one `generate` run: what was asked, which stages are done, what each left, and how to go on after a kill.
 
 A stage's result appears under its final name only when it is whole, so a file that is there is a stage that is done. Results
-hold no wall-clock times (those are in `run.json`): a run that was killed and resumed leaves the same bytes as one that was not.
+hold no wall-clock times (those are in `run.json`): a run that was killed and resumed leaves the same bytes as one that was not,
+on a CPU. On CUDA torch does not repeat some sums: there the results are the same to rounding.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -72,6 +72,17 @@ class ViewSet:
     @property
     def width(self) -> int:
         return self.images.shape[2]
+
+    def to(self, device: torch.device) -> ViewSet:
+        """These views with every tensor on `device`."""
+        return replace(
+            self,
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            cameras=self.cameras.to(device),
+            attention={word: maps.to(device) for word, maps in self.attention.items()},
+            latents=None if self.latents is None else self.latents.to(device),
+        )
 
     def clone(self) -> ViewSet:
         """A copy that shares no tensor with this one (see the inference-mode note in `nodes/border.py`)."""

@@ -54,7 +54,8 @@ class FitNeRF(io.ComfyNode):
     def execute(cls, views: ViewSet, steps: int, seed: int) -> io.NodeOutput:
         config = FitConfig(steps=steps, seed=seed)
         checkpoint = checkpoint_path("fit", views, config)
-        field = fit_views(views, config, NodeProgress(cls, "fitting the field"), resume=checkpoint)
+        progress, device = NodeProgress(cls, "fitting the field"), comfy.model_management.get_torch_device()
+        field = fit_views(views, config, progress, resume=checkpoint, device=device)
         checkpoint.unlink(missing_ok=True)
         return io.NodeOutput(field)
 

@@ -111,13 +111,13 @@ class ViewsFromImages(io.ComfyNode):
             raise ValueError(f"'images' holds {count}: batch 2 to {MAX_VIEWS} images of the object, seen from around it")
         if min(images.shape[1:3]) < 16:
             raise ValueError(f"'images' are {images.shape[2]}x{images.shape[1]} pixels: give at least 16x16")
-        images = images[..., :3].float().clamp(0, 1)
+        images = images[..., :3].float().clamp(0, 1).cpu()  # with --gpu-only they are not
         if masks is not None and masks.shape != images.shape[:3]:
             raise ValueError(
                 f"'masks' are {len(masks)} of {masks.shape[2]}x{masks.shape[1]} pixels, 'images' {count} of "
                 f"{images.shape[2]}x{images.shape[1]}: give one mask of the same size for each image"
             )
-        masks = foreground_masks(images) if masks is None else masks.float().clamp(0, 1)
+        masks = foreground_masks(images) if masks is None else masks.float().clamp(0, 1).cpu()
         cameras = orbit_cameras(count, elevation, azimuth_start, azimuth_span, distance=distance, fov_y_deg=fov)
         return io.NodeOutput(ViewSet(images, masks, cameras, prompt=prompt.strip()), masks)
 

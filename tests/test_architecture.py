@@ -8,10 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes", "execution"}
-# What each package of gd_core may import from the others; `files` sees none and serves all.
+# What each package of gd_core may import from the others; those of `SERVE_ALL` see none.
+SERVE_ALL = {"files", "devices"}
 ALLOWED = {
+    **{name: set() for name in SERVE_ALL},
     "cameras": set(),
-    "files": set(),
     "views": {"cameras"},
     "video": {"cameras", "views", "nerf"},
     "attention": {"cameras", "views"},
@@ -44,7 +45,7 @@ def test_core_imports(path):
             assert top not in HOST | {"gd_core", "tools", "tests"}, f"{path.name} imports {module}"
             continue
         climbs_to_root = level == len(place)
-        if climbs_to_root and layer in ALLOWED and top not in {layer, "files"}:
+        if climbs_to_root and layer in ALLOWED and top not in {layer, *SERVE_ALL}:
             assert top in ALLOWED[layer], f"gd_core/{'/'.join(place)} imports {top}; {layer} may see {sorted(ALLOWED[layer])}"
 
 

@@ -134,7 +134,7 @@ def parse_settings(pairs: Sequence[str]) -> dict:
 def make_scorers(args: argparse.Namespace) -> Scorers:
     """What `args` asks to be measured, loaded."""
     scorers = Scorers(
-        clip=None if args.clip is None else load_clip(args.clip, "cuda" if torch.cuda.is_available() else "cpu"),
+        clip=None if args.clip is None else load_clip(args.clip),
         judge=None if args.judge is None else load_callable(args.judge),
         captioner=None if args.captioner is None else load_callable(args.captioner),
         caption_judge=None if args.caption_judge is None else load_callable(args.caption_judge),

@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import math
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from .. import __version__
+from ..devices import describe as describe_device
+from ..devices import resolve_device
 from ..files import write_text
 from ..metrics.scorecard import Metric, describe, report_order
 from .charts import shown
@@ -81,12 +82,11 @@ def _metrics(runs: Sequence[Run]) -> dict[str, Metric]:
 
 
 def environment() -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {os.cpu_count()} cores"
     return {
         "grounded_dreamer": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": device,
+        "device": describe_device(resolve_device()),
     }
 
 

@@ -7,7 +7,8 @@ import threading
 import time
 
 import psutil
-import torch
+
+from ..devices import peak_memory, reset_peak_memory, resolve_device
 
 SAMPLE_SECONDS = 0.05
 
@@ -15,14 +16,13 @@ SAMPLE_SECONDS = 0.05
 class Resources:
     """`with Resources() as used:` measures its block; afterwards `used.numbers()` has it.
 
-    On CUDA the peak is the allocator's own (`torch.cuda.max_memory_allocated`). On the CPU it is the process's resident
+    On CUDA the peak is the allocator's own (`devices.peak_memory`). On the CPU it is the process's resident
     memory, sampled every 50 ms, since the system's high-water mark cannot be reset between items: a shorter spike is missed.
     """
 
     def __enter__(self) -> Resources:
-        self.cuda = torch.cuda.is_available()
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+        self.device = resolve_device()
+        reset_peak_memory(self.device)
         self._process = psutil.Process(os.getpid())
         self._peak = self._process.memory_info().rss
         self._done = threading.Event()
@@ -44,6 +44,7 @@ class Resources:
     def numbers(self) -> dict[str, float]:
         """`seconds`, `peak_memory_mb` (resident, of the whole process) and on CUDA `peak_cuda_mb`; 1 MB is 2^20 bytes."""
         numbers = {"seconds": self.seconds, "peak_memory_mb": self._peak / 2**20}
-        if self.cuda:
-            numbers["peak_cuda_mb"] = torch.cuda.max_memory_allocated() / 2**20
+        on_device = peak_memory(self.device)
+        if on_device is not None:
+            numbers["peak_cuda_mb"] = on_device / 2**20
         return numbers

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from ..devices import resolve_device, resolve_dtype
 from .bundle import is_bundle, load_bundle, load_companions, read_json, save_bundle
 from .checkpoint import load_strictly, read_weights
 from .denoising import mvdream_schedule
@@ -22,8 +23,6 @@ from .vae_keys import diffusers_vae
 
 TINY = Path(__file__).parents[1] / "weights" / "tiny"
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
 
 def load_mvdream(
     source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
@@ -34,15 +33,15 @@ def load_mvdream(
         source: "tiny", the bundled model; a folder (our bundle, or the layout of `ashawkey/mvdream-sd2.1-diffusers`, whose
             Python is not run); a `.safetensors` or `.pt` checkpoint in the original layout (v2.1 and v1.5), whole; or
             `owner/name@revision` on the Hugging Face hub, which is downloaded. Paths win over hub names.
-        device: "auto" is CUDA where there is one, else the CPU.
-        dtype: "auto" is float16 on CUDA and float32 elsewhere; or "fp32", "fp16", "bf16", or a torch dtype.
+        device, dtype: names as `devices.resolve_device` and `resolve_dtype` read them, or torch's own objects.
 
     Raises:
         FileNotFoundError: there is no such path, or no model in it.
         ValueError: what is there is damaged, of another model, or names no model.
         ConnectionError: the hub is not reached.
     """
-    device, dtype = resolve_device_and_dtype(device, dtype)
+    device = resolve_device(device)
+    dtype = resolve_dtype(dtype, device)
     path = Path(source)
     if source == "tiny":
         path = TINY
@@ -77,22 +76,6 @@ def convert(source: str | Path, destination: str | Path, *, dtype: str | torch.d
     if destination.exists() and not (destination.is_dir() and (is_bundle(destination) or not any(destination.iterdir()))):
         raise ValueError(f"{destination} exists and is not a model bundle: give a new folder's name")
     save_bundle(load_mvdream(source, device="cpu", dtype=dtype), destination)
-
-
-def resolve_device_and_dtype(
-    device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
-) -> tuple[torch.device, torch.dtype]:
-    """What "auto" means here, and names of dtypes as dtypes; see `load_mvdream`."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if dtype == "auto":
-        dtype = torch.float16 if device.type == "cuda" else torch.float32
-    if isinstance(dtype, str):
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype must be 'auto', {', '.join(map(repr, _DTYPES))} or a torch dtype, got '{dtype}'")
-        dtype = _DTYPES[dtype]
-    return device, dtype
 
 
 def load_unet(

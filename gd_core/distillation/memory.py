@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 from torch import nn
 
+from ..devices import free_memory
 from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
 from .config import RefineConfig
@@ -125,13 +125,6 @@ def _bytes_per_ray(field: RadianceField, reference: ReferenceRays) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         field.render_rays(reference.origins[pick], reference.directions[pick])
     return held // PROBE_RAYS
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
 
 
 def choose_preset(

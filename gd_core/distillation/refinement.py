@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..devices import release_memory
 from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
 from ..nerf.fit import make_optimizer
@@ -47,7 +47,9 @@ def refine(
     progress: Progress | None = None,
     resume: str | Path | None = None,
 ) -> RadianceField:
-    """Refine a copy of `field`; what comes back is as good as new on the reference views, to `config.max_psnr_drop` decibels.
+    """Refine a copy of `field`, on the model's device.
+
+    What comes back is as good as new on the reference views, to `config.max_psnr_drop` decibels.
 
     Args:
         field: fitted to `views`; left as it is.
@@ -55,7 +57,8 @@ def refine(
         model: the multi-view model that judges novel views, or a Stable Diffusion pipeline for 2D guidance.
         progress: called after each step with a render; may raise to cancel.
         resume: checkpoint file. It is written every 10 seconds and when `progress` raises; where it exists, the run goes on
-            from it and ends bit-identical to an unbroken one. It stays at the end: whoever has saved the result removes it.
+            from it as if it had not stopped: bit for bit on a CPU, on CUDA to rounding. It stays at the end: whoever has saved
+            the result removes it.
 
     Returns:
         The state with the best held-back score among those that held the guard; the last state if `reference_weight` is 0. Its
@@ -100,8 +103,8 @@ class Refinement:
         guidance = make_guidance(model, views, config)
         stack.enter_context(frozen(guidance.vae))
         self.model, self.config, self.checkpoint, self.stack = model, config, checkpoint, stack
-        self.field = copy.deepcopy(field).requires_grad_(True)
-        self.objective = HybridObjective(config, guidance, reference_rays(views, field.device), views)
+        self.field = field.copy_to(model.unet.device)
+        self.objective = HybridObjective(config, guidance, reference_rays(views, self.field.device), views)
         self.optimizer = make_optimizer(self.field)
         self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr, config.mlp_lr
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -192,8 +195,7 @@ class Refinement:
 
     def _lower_preset(self, error: RuntimeError) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_memory(self.field.device)
         smaller = smaller_preset(preset_named(self.state.preset))
         if smaller is None:
             raise MemoryError(

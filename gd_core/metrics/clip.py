@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..devices import resolve_device
+
 if TYPE_CHECKING:
     from transformers import CLIPModel, CLIPTokenizer
 
@@ -74,8 +76,8 @@ class ClipEncoder:
         return F.normalize(torch.cat(parts), dim=-1)
 
 
-def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> ClipEncoder:
-    """A CLIP model from a folder in transformers' layout; nothing is ever downloaded.
+def load_clip(folder: str | Path, device: str | torch.device = "auto") -> ClipEncoder:
+    """A CLIP model from a folder in transformers' layout; nothing is ever downloaded. `device`: see `devices.resolve_device`.
 
     Raises:
         ValueError: the folder is missing, is not a CLIP model, or is cut short.
@@ -99,7 +101,7 @@ def load_clip(folder: str | Path, device: str | torch.device = "cpu") -> ClipEnc
     preprocessor = folder / "preprocessor_config.json"
     settings = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
     return ClipEncoder(
-        model.to(device),
+        model.to(resolve_device(device)),
         tokenizer,
         tuple(settings.get("image_mean", CLIP_MEAN)),
         tuple(settings.get("image_std", CLIP_STD)),

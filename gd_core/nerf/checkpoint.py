@@ -1,4 +1,4 @@
-"""The state of a fit in a file, to go on from bit for bit."""
+"""The state of a fit in a file, to go on from as if it had not stopped."""
 
 from __future__ import annotations
 

@@ -1,33 +1,19 @@
 """Volume rendering over packed samples: alpha compositing of Max (1995) as NeRF writes it (Mildenhall et al. 2020, eq. 3).
 
 Samples of all rays lie one after another, those of a ray together and front to back. Sums run over a dense `[rays, most
-samples]` layout: it is as fast as segment sums, exact where one long running sum would lose digits, and deterministic on
-every device.
+samples]` layout: it is as fast as segment sums, exact where one long running sum would lose digits, and the same in every run.
+nerfacc, where it serves, sums in an order of its own.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
-
-
-@functools.cache
-def nerfacc_serves(device_type: str) -> bool:
-    """Whether sampling and weights are nerfacc's on this kind of device: on CUDA, if it is installed.
-
-    Without CUDA its packed functions raise, and differently by machine, so the device decides, not an exception.
-    """
-    serves = device_type == "cuda" and importlib.util.find_spec("nerfacc") is not None
-    logger.info("NeRF sampling and compositing on %s by %s", device_type, "nerfacc" if serves else "plain torch")
-    return serves
+from ..devices import NERFACC, backend
 
 
 @dataclass
@@ -87,7 +73,7 @@ def from_rays(ray: Int[Tensor, " N"], t: Float[Tensor, " N"], delta: float, num_
 
 def render_weights(samples: RaySamples, density: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """w_i = T_i (1 - exp(-sigma_i delta_i)), T_i = exp(-sum_{j<i} sigma_j delta_j); density in 1 / world unit."""
-    if nerfacc_serves(density.device.type):
+    if backend(NERFACC, density.device).serves:
         import nerfacc  # noqa: PLC0415  only where CUDA and the package are there
 
         ends = samples.t + samples.delta / 2

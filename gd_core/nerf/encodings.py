@@ -8,8 +8,6 @@ parameter layout, so that a field fitted with the one loads with the other.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import math
 from dataclasses import dataclass
 
@@ -17,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-logger = logging.getLogger(__name__)
+from ..devices import TINYCUDANN, backend
 
 ENCODINGS = ("vm", "hash")
 HASH_PRIMES = (1, 2654435761, 805459861)  # Instant NGP, equation 4
@@ -29,7 +27,7 @@ class EncodingConfig:
     """What an encoding is made of; stored in the header of a saved field.
 
     Attributes:
-        kind: `"vm"` (plain torch, any device) or `"hash"` (tiny-cuda-nn on CUDA where installed, else plain torch).
+        kind: `"vm"` (plain torch, any device) or `"hash"` (tiny-cuda-nn where it serves, see `devices`, else plain torch).
         resolution: of the VM planes, in texels a side.
         channels: components of each VM plane; the encoding has three times as many features.
         levels, log2_table, base_resolution, level_scale: of the hash grid, two features a level. The defaults are those of
@@ -53,10 +51,8 @@ def make_encoding(config: EncodingConfig, device: torch.device, generator: torch
     """The encoding that `config` names, on `device`, which decides between tiny-cuda-nn and plain torch."""
     if config.kind == "vm":
         return VMPlanes(config, generator).to(device)
-    if device.type == "cuda" and importlib.util.find_spec("tinycudann") is not None:
-        logger.info("NeRF hash grid by tiny-cuda-nn")
-        return tiny_cuda_hash_grid(config).to(device)
-    logger.info("NeRF hash grid in plain torch on %s", device)
+    if backend(TINYCUDANN, device).serves:
+        return tiny_cuda_hash_grid(config, generator).to(device)
     return HashGrid(config, generator).to(device)
 
 
@@ -137,7 +133,7 @@ def _table_index(cell: Tensor, resolution: int, size: int) -> Tensor:
     return ((x * HASH_PRIMES[0] ^ y * HASH_PRIMES[1] ^ z * HASH_PRIMES[2]) & 0xFFFFFFFF) % size
 
 
-def tiny_cuda_hash_grid(config: EncodingConfig) -> nn.Module:
+def tiny_cuda_hash_grid(config: EncodingConfig, generator: torch.Generator) -> nn.Module:
     """tiny-cuda-nn's hash grid; its one parameter, `params`, is laid out as that of `HashGrid`."""
     import tinycudann  # noqa: PLC0415  only where CUDA and the package are there
 
@@ -149,6 +145,7 @@ def tiny_cuda_hash_grid(config: EncodingConfig) -> nn.Module:
         "base_resolution": config.base_resolution,
         "per_level_scale": config.level_scale,
     }
-    encoding = tinycudann.Encoding(3, grid, dtype=torch.float32)
+    seed = int(torch.randint(2**31, (), generator=generator))
+    encoding = tinycudann.Encoding(3, grid, seed=seed, dtype=torch.float32)
     encoding.features = HASH_FEATURES * config.levels
     return encoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..cameras import Cameras
+from ..devices import resolve_device
 from ..files import write_tensors
 from .compositing import RaySamples, render_weights
 from .encodings import EncodingConfig, make_encoding
@@ -112,6 +114,13 @@ class RadianceField(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.mlp[0].weight.device
+
+    def copy_to(self, device: torch.device) -> RadianceField:
+        """A field of its own on `device`, with the encoding that serves there."""
+        made = RadianceField(self.config, device)
+        made.load_state_dict(self.state_dict())
+        made.provenance = copy.deepcopy(self.provenance)
+        return made
 
     def raw_density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Density whatever the occupancy grid says of the points."""
@@ -231,8 +240,12 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
-def load_field(path: str | Path, device: torch.device | str = "cpu") -> RadianceField:
-    """Read what `RadianceField.save` wrote. Raises ValueError that names the file when it is not one of ours."""
+def load_field(path: str | Path, device: torch.device | str = "auto") -> RadianceField:
+    """Read what `RadianceField.save` wrote, on whatever device, to `device` (see `devices.resolve_device`).
+
+    Raises:
+        ValueError: the file is not one of ours; the message names it.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
@@ -249,7 +262,7 @@ def load_field(path: str | Path, device: torch.device | str = "cpu") -> Radiance
     config = dict(header["config"])
     config["shape"] = ShapeConfig(tuple(config["shape"]["resolutions"]))
     config["encoding"] = EncodingConfig(**config["encoding"])
-    loaded = RadianceField(FieldConfig(**config), device)
+    loaded = RadianceField(FieldConfig(**config), resolve_device(device))
     loaded.load_state_dict(tensors)
     loaded.provenance = header["provenance"]
     return loaded

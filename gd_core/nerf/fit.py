@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..devices import resolve_device
 from ..views import Progress, ViewSet
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
@@ -63,7 +64,6 @@ class FitConfig:
         patience: checks of the held-back rays (every `check_every` steps) without progress after which the fit stops early;
             0 never stops.
         seed: of everything random here.
-        device: "auto" takes CUDA, else MPS, else the CPU.
     """
 
     field: FieldConfig = field(default_factory=FieldConfig)
@@ -86,7 +86,6 @@ class FitConfig:
     patience: int = 8
     check_every: int = 100
     seed: int = 0
-    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.rays_per_step < 1:
@@ -102,14 +101,18 @@ def fit_views(
     config: FitConfig = FitConfig(),
     progress: Progress | None = None,
     resume: str | Path | None = None,
+    *,
+    device: str | torch.device = "auto",
 ) -> RadianceField:
     """Fit a radiance field to the images and masks of `views`: any number, any cameras around the box.
 
     Args:
         views: masks are soft evidence; views that disagree cost detail, not the subject. Views with an empty mask are left out.
         progress: called after each step, every few seconds with a preview. With a budget in seconds, `total` is an estimate.
-        resume: a checkpoint file. If it exists, the fit goes on from it, bit for bit as if it had not stopped. State is kept
-            there every 20 seconds, at the end, and when `progress` cancels. None keeps none.
+        resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU; on CUDA
+            to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
+            when `progress` cancels. None keeps none.
+        device: where to fit, and where the field stays; see `devices.resolve_device`.
 
     Returns:
         the field, its `provenance["fit"]` telling the settings, the steps done, the seconds and the held-back error.
@@ -118,7 +121,7 @@ def fit_views(
         ValueError: the masks are empty, the cameras do not look at the box, or `resume` belongs to another fit.
     """
     checkpoint = None if resume is None else Path(resume)
-    fit = SparseViewFit(views, config)
+    fit = SparseViewFit(views, config, resolve_device(device))
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
         logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
@@ -157,10 +160,10 @@ class SparseViewFit:
         num_samples, num_seen: of all steps so far, and how many of them had a colour to tell.
     """
 
-    def __init__(self, views: ViewSet, config: FitConfig) -> None:
-        device = pick_device(config.device)
+    def __init__(self, views: ViewSet, config: FitConfig, device: torch.device) -> None:
         self.config = config
         self.inputs = fingerprint(views, config)
+        views = views.to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.field = RadianceField(config.field, device, config.seed)
         self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator)
@@ -319,10 +322,3 @@ def make_optimizer(field: RadianceField) -> torch.optim.Adam:
         eps=1e-15,
         fused=field.device.type in ("cpu", "cuda"),
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """`"auto"`: CUDA (ROCm's too), else MPS, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")

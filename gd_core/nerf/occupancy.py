@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .compositing import RaySamples, from_rays, nerfacc_serves, pack
+from ..devices import NERFACC, backend
+from .compositing import RaySamples, from_rays, pack
 from .hull import cell_centres
 
 HIDDEN_MARGIN = 3  # strata behind the first blocked one that are sampled all the same
@@ -35,6 +36,7 @@ class OccupancyGrid(nn.Module):
     def __init__(self, resolution: int, half_size: float) -> None:
         super().__init__()
         self.half_size = half_size
+        self._nerfacc_grids: dict = {}  # by device, not a submodule: its buffers are no part of a saved field
         shape = (resolution,) * 3
         self.register_buffer("hull", torch.ones(shape, dtype=torch.bool))
         self.register_buffer("density", torch.zeros(shape))
@@ -110,7 +112,7 @@ class OccupancyGrid(nn.Module):
             offset = torch.full_like(near, 0.5)
         else:
             offset = torch.rand(len(origins), generator=generator).to(near.device)
-        if nerfacc_serves(origins.device.type):
+        if backend(NERFACC, origins.device).serves:
             return self._march_nerfacc(origins, directions, step, near + (offset - 0.5) * step, far)
         strata = max(int((far - near).max() / step) if len(near) else 0, HIDDEN_MARGIN) + 1
         t = torch.arange(strata, device=near.device, dtype=near.dtype) * step + (near + offset * step)[:, None]
@@ -130,9 +132,12 @@ class OccupancyGrid(nn.Module):
         """nerfacc's traversal of the same cells; it does not skip what is hidden."""
         import nerfacc  # noqa: PLC0415  only where CUDA and the package are there
 
-        box = self.half_size * torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], device=origins.device)
-        grid = nerfacc.OccGridEstimator(box, resolution=self.resolution, levels=1).to(origins.device)
-        grid.binaries = self.occupied[None]
+        grid = self._nerfacc_grids.get(origins.device)
+        if grid is None:
+            box = [-self.half_size] * 3 + [self.half_size] * 3
+            grid = nerfacc.OccGridEstimator(box, resolution=self.resolution, levels=1).to(origins.device)
+            self._nerfacc_grids[origins.device] = grid
+        grid.binaries = self.occupied[None]  # not a copy
         ray, starts, ends = grid.sampling(
             origins, directions, t_min=near.clamp(min=0), t_max=torch.maximum(far, near), render_step_size=step
         )

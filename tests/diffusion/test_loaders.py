@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from gd_core.diffusion import convert, load_mvdream, predict_noise
 from gd_core.diffusion.bundle import save_bundle
 from gd_core.diffusion.hub import is_hub_source
-from gd_core.diffusion.loaders import load_original, resolve_device_and_dtype
+from gd_core.diffusion.loaders import load_original
 from gd_core.diffusion.multiview import ray_geometry
 from tests.original_layout import original_checkpoint
 from tests.random_models import GEOMETRY, random_mvdream
@@ -164,14 +164,6 @@ def test_convert_does_not_write_over_other_things(tmp_path, checkpoints):
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(ValueError, match="file exists and is not a model bundle"):
         convert(checkpoints / "sd21.safetensors", tmp_path / "file")
-
-
-def test_dtype_and_device_names():
-    assert resolve_device_and_dtype("cpu") == (torch.device("cpu"), torch.float32)
-    assert resolve_device_and_dtype("cuda") == (torch.device("cuda"), torch.float16)
-    assert resolve_device_and_dtype("cpu", "bf16")[1] == resolve_device_and_dtype("cpu", torch.bfloat16)[1] == torch.bfloat16
-    with pytest.raises(ValueError, match="dtype must be 'auto', 'fp32', 'fp16', 'bf16'.* got 'int4'"):
-        resolve_device_and_dtype("cpu", "int4")
 
 
 class RunsOnLoad:

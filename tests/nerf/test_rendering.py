@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gd_core.cameras import orbit_cameras
 from gd_core.nerf import FieldConfig, RadianceField
-from gd_core.nerf.compositing import nerfacc_serves, pack, render_weights
+from gd_core.nerf.compositing import pack, render_weights
 from gd_core.nerf.hull import cell_centres
 from gd_core.nerf.occupancy import OccupancyGrid, intersect_box
 from tests.nerf.conftest import SMALL, draw
@@ -145,10 +145,6 @@ def test_density_is_zero_where_rays_take_no_samples():
     assert density[0] > 0 and density[1] == 0 and density[2] == 0
     assert field.raw_density(points)[1] > 0
     assert ((field.color(points) >= 0) & (field.color(points) <= 1)).all()
-
-
-def test_without_cuda_plain_torch_serves():
-    assert not nerfacc_serves("cpu") and not nerfacc_serves("mps")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
