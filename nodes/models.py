@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from torch import nn
 
 from ..gd_core import diffusion
+from ..gd_core.diffusion.card import closed_vocabulary
 from .border import NodeProgress, at_the_border, leave_inference_mode
 from .download import HUB_MODELS, downloaded, fetch
 from .types import CATEGORY, GDModel
@@ -101,6 +102,37 @@ def find_model(name: str) -> str | Path:
             f"there is no model '{name[:200]}' in models/{FOLDER}: choose one from the list, or put the file there"
         )
     return model_folders().get(name) or Path(folder_paths.get_full_path_or_raise(FOLDER, name))
+
+
+def vocabulary_of(name: str | None) -> list[str] | None:
+    """The closed vocabulary of a choice of Load MVDream; None for an open one, or where it cannot be known without loading."""
+    try:
+        source = None if name is None else find_model(name)
+    except ValueError:  # Load MVDream says so itself
+        return None
+    return None if source is None else closed_vocabulary(source)
+
+
+def connected_model(graph: dict | None, prompt_node: str) -> str | None:
+    """The choice of the Load MVDream whose model samples the prompt of a Focus Prompt node, or None when that cannot be told.
+
+    Args:
+        graph: what runs, in core's API format: node id -> `{"class_type", "inputs"}`.
+        prompt_node: id of the Focus Prompt node.
+    """
+    graph = graph or {}
+    for node in graph.values():
+        inputs = node.get("inputs", {})
+        if [prompt_node, 0] not in inputs.values():
+            continue
+        seen = set()
+        while isinstance(link := inputs.get("model"), list) and link[0] in graph and link[0] not in seen:
+            seen.add(link[0])
+            source = graph[link[0]]
+            inputs = source.get("inputs", {})
+            if source.get("class_type") == "GroundedDreamerLoadMVDream" and isinstance(inputs.get("model"), str):
+                return inputs["model"]
+    return None
 
 
 class LoadMVDream(io.ComfyNode):

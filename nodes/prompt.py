@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import io
 
-from ..gd_core.attention import Focus, prompt_words
+from ..gd_core.attention import Focus, ReadPrompt, read_prompt
+from ..gd_core.attention.syntax import unresolved_choice
+from ..gd_core.attention.vocabulary import refuse_unknown_words
 from .border import at_the_border
+from .models import connected_model, vocabulary_of
 from .types import CATEGORY, FocusedPrompt, GDPrompt
+
+log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 1000  # the text encoder reads some 75 tokens; the sampler counts them exactly
 MAX_STATE = 20_000
@@ -29,11 +36,14 @@ class FocusPrompt(io.ComfyNode):
                     "prompt",
                     default="a red cube next to a blue sphere",
                     multiline=True,
-                    tooltip="What to make. Name every subject once. The model's own suffix (', 3d asset') is added by itself.",
+                    dynamic_prompts=True,
+                    tooltip="What to make. Name every subject once. (word:1.2), as Ctrl+Up writes it, sets the word's focus "
+                    "weight. The model's own suffix (', 3d asset') is added by itself.",
                 ),
                 io.String.Input(
                     "negative_prompt",
                     default="",
+                    dynamic_prompts=True,
                     tooltip="What to keep away from. Leave empty unless something unwanted shows up.",
                 ),
                 io.String.Input(
@@ -48,33 +58,58 @@ class FocusPrompt(io.ComfyNode):
                 GDPrompt.Output(display_name="prompt", tooltip="The prompt with its focus words, for the 4-View Sampler."),
                 io.String.Output(display_name="text", tooltip="The prompt as plain text, for core nodes."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
-    def validate_inputs(cls, prompt=None, negative_prompt=None, focus=None) -> bool | str:
-        for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-            if text is not None and len(text) > MAX_CHARACTERS:
-                return f"the {name} has {len(text)} characters, but the model reads about {MAX_CHARACTERS} at most: shorten it"
-        if prompt is not None and not prompt.strip():
-            return "the prompt is empty: say what to make, for example 'a red cube next to a blue sphere'"
-        if focus is not None:
-            try:
-                chosen = read_focus(focus)
-                if prompt is not None and chosen is not None:
-                    chosen.locate(prompt, prompt_words(prompt), end_token=0)  # refuses words that are not there (any more)
-            except ValueError as error:
-                return str(error)
+    def validate_inputs(cls, prompt=None, focus=None) -> bool | str:
+        try:
+            if prompt is not None:
+                read_text(prompt, "prompt")
+            if focus is not None:
+                read_focus(focus)
+        except ValueError as error:
+            return str(error)
         return True
 
     @classmethod
     @at_the_border
     def execute(cls, prompt: str, negative_prompt: str, focus: str) -> io.NodeOutput:
-        valid = cls.validate_inputs(prompt, negative_prompt, focus)  # again, now that linked inputs have their values
-        if valid is not True:
-            raise ValueError(valid)
-        focused = FocusedPrompt(prompt.strip(), negative_prompt.strip(), read_focus(focus), cls.hidden.unique_id)
-        return io.NodeOutput(focused, focused.text, ui={"gd_prompt": [prompt]})
+        written = read_text(prompt, "prompt")
+        negative = read_text(negative_prompt, "negative prompt")
+        chosen, notes = written.focus(read_focus(focus))
+        notes = [*written.notes, *notes, *negative_notes(negative)]
+        notes += filter(None, map(unresolved_choice, (written.text, negative.text)))
+        model = connected_model(cls.hidden.prompt, cls.hidden.unique_id)
+        vocabulary = vocabulary_of(model)
+        if vocabulary is not None:
+            refuse_unknown_words(vocabulary, written.text, model)
+            refuse_unknown_words(vocabulary, negative.text, model, "negative prompt")
+        for note in notes:
+            log.warning("Focus Prompt: %s", note)
+        focused = FocusedPrompt(written.text, negative.text, chosen, cls.hidden.unique_id)
+        return io.NodeOutput(focused, focused.text, ui={"gd_prompt": [prompt], "gd_notes": notes})
+
+
+def read_text(text: str, what: str) -> ReadPrompt:
+    """The prompt or negative prompt that a user wrote. Raises ValueError for one that no model reads."""
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(
+            f"the {what} has {len(text)} characters, but the model reads about {MAX_CHARACTERS} at most: shorten it"
+        )
+    written = read_prompt(text)
+    if what == "prompt" and not written.text:
+        left = f" once it is cleaned: {written.notes[0]} Say" if written.notes else ": say"
+        raise ValueError(f"the prompt is empty{left} what to make, for example 'a red cube next to a blue sphere'")
+    return written
+
+
+def negative_notes(negative: ReadPrompt) -> list[str]:
+    """What is said of a negative prompt, which has no focus."""
+    notes = [f"Negative prompt: {note}" for note in negative.notes if "focus" not in note]
+    if negative.weights:
+        notes.append(f"Weights in the negative prompt ({', '.join(negative.weights)}) change nothing: it has no focus.")
+    return notes
 
 
 def read_focus(state: str) -> Focus | None:

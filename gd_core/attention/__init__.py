@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "objectives": ["OBJECTIVES", "RefocusConfig", "refocus_loss", "word_presence"],
         "record": ["AttentionRecord"],
         "refocus": ["Refocuser"],
-        "words": ["Word", "prompt_words"],
+        "syntax": ["ReadPrompt", "read_prompt"],
+        "words": ["Word", "clean_text", "prompt_words"],
     },
 )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .subjects import noun_phrases
-from .words import Word, prompt_words
+from .words import Word, clean_text, prompt_words
 
 FORMAT_VERSION = 1
 MAX_WEIGHT = 3.0
@@ -105,7 +105,7 @@ class Focus:
             occurrence, weight = entry.get("occurrence", 0), entry.get("weight", 1.0)
             if not isinstance(occurrence, int) or isinstance(weight, bool) or not isinstance(weight, int | float):
                 raise ValueError(f"a focus entry needs a whole occurrence and a number as weight, got {entry!r}")
-            words.append(FocusWord(entry["word"].strip().lower(), occurrence, float(weight)))
+            words.append(FocusWord(clean_text(entry["word"]).lower(), occurrence, float(weight)))
         return cls(tuple(words))
 
     def to_json(self) -> str:

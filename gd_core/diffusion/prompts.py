@@ -1,4 +1,4 @@
-"""Prompt encoding: text embeddings together with the words that the tokens came from.
+"""Prompt encoding: cleaned text, its embeddings, and the words that the tokens came from.
 
 MVDream (`t2i.py`): the suffix ", 3d asset" goes behind the prompt, the text encoder's last hidden state after the final layer
 norm is the context of every view, and a negative prompt carries no suffix.
@@ -6,16 +6,21 @@ norm is the context of every view, and a negative prompt carries no suffix.
 
 from __future__ import annotations
 
-import difflib
-from collections import Counter
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..attention.words import Word, is_word, split_prompt, split_with_starts
+from ..attention.vocabulary import refuse_unknown_words
+from ..attention.words import Word, clean_text, placed_words
 from .model import MVDream
+
+# Where CLIP's tokenizer cuts before it looks for byte pairs: contractions, runs of letters, single digits, runs of signs.
+_CLIP_PIECES = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W_]+|(?:[^\w\s]|_)+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,10 @@ def encode_prompt(model: MVDream, text: str, *, suffix: bool = True) -> PromptEm
         ValueError: when the prompt is longer than the text encoder reads (nothing is cut off silently), or, for a model
             with a closed vocabulary, holds a word that the model does not know.
     """
-    text = text.strip()
+    given, text = text.strip(), clean_text(text)
+    what = "prompt" if suffix else "negative prompt"
     if model.config.vocabulary is not None:
-        _refuse_unknown_words(model, text)
+        refuse_unknown_words(model.config.vocabulary, text, model.config.name, what)
     whole = text + model.config.prompt_suffix if text and suffix else text
     words, ids, suffix_start = _tokenize(model, whole, len(text))
 
@@ -60,7 +66,7 @@ def encode_prompt(model: MVDream, text: str, *, suffix: bool = True) -> PromptEm
     count, room, in_suffix = len(ids), length - 2, len(ids) + 1 - suffix_start
     if count > room:
         raise ValueError(
-            f"the prompt has {count} tokens{f', {in_suffix} of them the suffix' if in_suffix else ''}, but {model.config.name} "
+            f"the {what} has {count} tokens{f', {in_suffix} of them the suffix' if in_suffix else ''}, but {model.config.name} "
             f"reads {room}: shorten it by {count - room} tokens (a common word is one token)"
         )
     end_token = 1 + count
@@ -70,43 +76,46 @@ def encode_prompt(model: MVDream, text: str, *, suffix: bool = True) -> PromptEm
     embeddings = embeddings.to(model.device, model.dtype)
     if model.config.text_padding == "start":
         embeddings[:, end_token + 1 :] = embeddings[:, :1]
-    return PromptEmbedding(text, embeddings, tuple(words), tuple(range(suffix_start, end_token)), end_token)
+    return PromptEmbedding(given, embeddings, tuple(words), tuple(range(suffix_start, end_token)), end_token)
 
 
 def _tokenize(model: MVDream, text: str, prompt_length: int) -> tuple[list[Word], list[int], int]:
     """Words of the first `prompt_length` characters with their token indices (counted from the start token, which is 0), the
-    ids of all tokens of `text`, and the index of the first token behind the prompt.
+    ids of all tokens of `text`, which is clean, and the index of the first token behind the prompt.
 
-    CLIP's byte-pair encoding never crosses the pieces of `split_with_starts`, so each is encoded alone: that tells which tokens
-    are whose, with slow and fast tokenizers alike.
+    CLIP's byte-pair encoding never crosses the pieces that its tokenizer cuts first, so each is encoded alone: that tells which
+    tokens are whose, with slow and fast tokenizers alike.
     """
-    words: list[Word] = []
     ids: list[int] = []
-    seen: Counter[str] = Counter()
+    at: dict[int, list[int]] = {}  # character of `text` -> tokens of the piece that it is in
     num_prompt_tokens = 0
-    for piece, start in split_with_starts(text):
-        piece_ids = model.tokenizer(piece, add_special_tokens=False)["input_ids"]
-        if is_word(piece) and start < prompt_length:
-            tokens = tuple(range(1 + len(ids), 1 + len(ids) + len(piece_ids)))
-            words.append(Word(piece, seen[piece], tokens))
-            seen[piece] += 1
+    for piece, start in clip_pieces(text):
+        piece_ids = model.tokenizer(piece.lower(), add_special_tokens=False)["input_ids"]
+        tokens = list(range(1 + len(ids), 1 + len(ids) + len(piece_ids)))
+        at |= dict.fromkeys(range(start, start + len(piece)), tokens)
         ids += piece_ids
         if start < prompt_length:
             num_prompt_tokens = len(ids)
+    words = [
+        replace(word, tokens=tuple(dict.fromkeys(token for i in range(start, end) for token in at.get(i, ()))))
+        for word, start, end in placed_words(text)
+        if start < prompt_length
+    ]
     return words, ids, 1 + num_prompt_tokens
 
 
-def _refuse_unknown_words(model: MVDream, text: str) -> None:
-    known = model.config.vocabulary
-    for piece in split_prompt(text):
-        if piece in known:
+def clip_pieces(text: str) -> Iterator[tuple[str, int]]:
+    """Where CLIP's tokenizer cuts a text that is clean: each piece with the character that it starts at."""
+    for match in _CLIP_PIECES.finditer(text):
+        start = match.start()
+        if not match[0][0].isalnum():
+            yield match[0], start
             continue
-        if is_word(piece):
-            nearest = difflib.get_close_matches(piece, known, n=1, cutoff=0.0)
-            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            raise ValueError(
-                f"{model.config.name} does not know the word '{piece}'.{hint} It is a small model that knows only these words: "
-                f"{', '.join(known)}. Use them, or load a full-size MVDream for free text."
-            )
-        if model.tokenizer.unk_token_id in model.tokenizer(piece, add_special_tokens=False)["input_ids"]:
-            raise ValueError(f"{model.config.name} does not know the sign '{piece}': leave it out of the prompt")
+        for i, character in enumerate(match[0]):
+            if unicodedata.category(character).startswith("N"):
+                if start < match.start() + i:
+                    yield text[start : match.start() + i], start
+                yield character, match.start() + i
+                start = match.start() + i + 1
+        if start < match.end():
+            yield text[start : match.end()], start

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gd_core.diffusion.prompts import encode_prompt
 from tests.random_models import MERGED_WORDS, random_mvdream
 
-VOCABULARY = ["a", "red", "blue", "cube", "sphere", "and", "asset"]
+VOCABULARY = ["a", "red", "blue", "cube", "sphere", "and", "asset", ","]
 
 
 @pytest.fixture(scope="module")
@@ -77,5 +77,7 @@ def test_closed_vocabulary_names_its_words_and_the_nearest(closed):
     encode_prompt(closed, "A Red cube and a blue sphere,")
     with pytest.raises(ValueError, match=r"'spheer'.*'sphere'.*a, red, blue, cube"):
         encode_prompt(closed, "a red spheer")
+    with pytest.raises(ValueError, match="'giraffe' of the negative prompt. It is"):
+        encode_prompt(closed, "giraffe", suffix=False)
     with pytest.raises(ValueError, match="sign '\u2603'"):
         encode_prompt(closed, "a red cube \u2603")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,14 +20,12 @@ import torch
         ('{"v": 1, "focus": [{"word": "cube", "weight": NaN}]}', "from 0 to 3"),
         ('{"v": 1, "focus": [{"word": "cube", "occurrence": -1}]}', "the first one is 0"),
         ('{"v": 1, "focus": [{"word": "cube"}, {"word": "cube"}]}', "twice"),
-        ('{"v": 1, "focus": [{"word": "dog"}]}', "'dog' is not in the prompt"),
-        ('{"v": 1, "focus": [{"word": "cube", "occurrence": 1}]}', "only once"),
         ("[" * 15_000, "nested"),
         ('"' + "x" * 50_000 + '"', "50002 characters"),
     ],
 )
 def test_a_wrong_focus_is_refused_before_anything_runs(nodes, run, focus, complaint):
-    message = nodes["FocusPrompt"].validate_inputs(prompt="a red cube", negative_prompt="", focus=focus)
+    message = nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus)
     assert complaint in message and len(message) < 400 and "\n" not in message
     with pytest.raises(ValueError, match="focus"):  # a linked focus is only known when the node runs
         run("FocusPrompt", prompt="a red cube", focus=focus)
@@ -33,14 +33,111 @@ def test_a_wrong_focus_is_refused_before_anything_runs(nodes, run, focus, compla
 
 def test_a_right_focus_passes(nodes):
     focus = '{"v": 1, "focus": [{"word": "Cube", "weight": 0}]}'
-    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", negative_prompt="", focus=focus) is True
-    assert nodes["FocusPrompt"].validate_inputs(prompt=None, negative_prompt="", focus=focus) is True  # the prompt is linked
+    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus) is True
+    assert nodes["FocusPrompt"].validate_inputs(prompt=None, focus=focus) is True  # the prompt is linked
 
 
 @pytest.mark.parametrize("prompt", ["", " \n", "cube " * 2000])
 def test_prompts_that_no_model_reads(nodes, prompt):
-    message = nodes["FocusPrompt"].validate_inputs(prompt=prompt, negative_prompt="", focus="")
+    message = nodes["FocusPrompt"].validate_inputs(prompt=prompt, focus="")
     assert isinstance(message, str) and len(message) < 200
+
+
+STALE = [
+    ('{"v": 1, "focus": [{"word": "cube", "weight": 2}, {"word": "dog"}]}', ["cube"], ["'dog' is not in the prompt"]),
+    ('{"v": 1, "focus": [{"word": "cube"}, {"word": "cube", "occurrence": 1}]}', ["cube"], ["only once"]),
+    ('{"v": 1, "focus": [{"word": "dog"}, {"word": "cat"}]}', None, ["'dog'", "'cat'", "subjects are focused instead"]),
+    ('{"v": 1, "focus": [{"word": "red"}, {"word": "a", "occurrence": 4}]}', ["red"], ["only once"]),
+]
+
+
+@pytest.mark.parametrize(("focus", "kept", "told"), STALE)
+def test_stale_focus_words_are_named_and_the_run_goes_on(nodes, run, caplog, focus, kept, told):
+    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus) is True
+    out = run("FocusPrompt", prompt="a red cube", focus=focus)
+    chosen = out.args[0].focus
+    assert (chosen and [word.key for word in chosen.words]) == kept
+    notes = out.ui["gd_notes"]
+    assert len(notes) == len(told) and all(part in note for part, note in zip(told, notes, strict=True))
+    assert all(note in caplog.text for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean", "focus"),
+    [
+        ("a red (cube:1.05) and a sphere", "a red cube and a sphere", {"cube": 1.05, "sphere": 1.0}),
+        ("((cube)), (a blue sphere:0.5)", "cube, a blue sphere", {"cube": 1.21, "sphere": 0.5}),
+        ("a (red:2) cube \\(big\\)", "a red cube (big)", {"red": 2.0, "cube": 1.0}),
+        ("a (cube:7)", "a cube", {"cube": 3.0}),
+    ],
+)
+def test_core_weights_are_focus_weights(run, text, clean, focus):
+    out = run("FocusPrompt", prompt=text)
+    assert out.args[0].text == out.args[1] == clean
+    found = {word.key: word.weight for word in out.args[0].focus.words}
+    assert focus.items() <= found.items()
+    assert out.ui["gd_prompt"] == [text]
+
+
+def test_a_chip_wins_over_the_text(run):
+    focus = '{"v": 1, "focus": [{"word": "cube", "weight": 2}]}'
+    out = run("FocusPrompt", prompt="a (cube:1.1) and a (sphere:1.3) and a torus", focus=focus)
+    assert {word.key: word.weight for word in out.args[0].focus.words} == {"cube": 2.0, "sphere": 1.3}
+
+
+@pytest.mark.parametrize(
+    ("text", "clean", "told"),
+    [
+        ("a cube, embedding:shiny", "a cube,", "'embedding:shiny' is left out"),
+        ("(embedding:shiny.pt:1.2) a cube", "a cube", "is left out"),
+        ("a cube BREAK a sphere", "a cube, a sphere", "'BREAK' is left out"),
+        ("a [cube:sphere:0.5]", "a cube", "'cube' stands from the first step"),
+        ("a [cube:sphere:0.5] and a cone", "a cube and a cone", "'cube' stands"),
+        ("a [red|blue] cube", "a red cube", "'red' stands"),
+        ("a cube <lora:solid:0.8>", "a cube", "a LoRA is loaded beside the model"),
+        ("a __color__ cube", "a cube", "wildcards"),
+        ("a [red] cube", "a red cube", "brackets"),
+        ("a {red|blue} cube", "a {red|blue} cube", "is read as it stands"),
+    ],
+)
+def test_foreign_syntax_gets_one_sentence(run, text, clean, told):
+    out = run("FocusPrompt", prompt=text)
+    assert out.args[1] == clean
+    assert len(out.ui["gd_notes"]) == 1 and told in out.ui["gd_notes"][0]
+
+
+def test_a_prompt_that_is_syntax_alone_is_refused(nodes):
+    assert "'embedding:x' is left out" in nodes["FocusPrompt"].validate_inputs(prompt="embedding:x", focus="")
+
+
+def a_graph(model="tiny (bundled)"):
+    return {
+        "1": {"class_type": "GroundedDreamerLoadMVDream", "inputs": {"model": model}},
+        "2": {"class_type": "SomeLora", "inputs": {"model": ["1", 0]}},
+        "3": {"class_type": "GroundedDreamerSampleViews", "inputs": {"model": ["2", 0], "prompt": ["7", 0]}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "told"),
+    [
+        ("a red spheer", "", r"'spheer' of the prompt. Did you mean 'sphere'\?"),
+        ("a red giraffe", "", "'giraffe' of the prompt. It is a small model"),
+        ("red cubes", "", r"Did you mean 'cube'\?"),
+        ("a red cube!", "", "the sign '!'"),
+        ("a red cube", "blurry", "'blurry' of the negative prompt. It is"),
+    ],
+)
+def test_an_unknown_word_is_the_focus_prompts_error(nodes, run, monkeypatch, prompt, negative, told):
+    def with_model(model):
+        hidden = SimpleNamespace(unique_id="7", prompt=a_graph(model))
+        monkeypatch.setattr(nodes["FocusPrompt"], "hidden", hidden, raising=False)
+        return run("FocusPrompt", prompt=prompt, negative_prompt=negative)
+
+    with pytest.raises(ValueError, match=told):
+        with_model("tiny (bundled)")
+    for open_or_not_known in ("small", "not there.safetensors", ["5", 0]):
+        assert with_model(open_or_not_known).args[1] == prompt
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,33 @@ def post(pack, path, **request):
 
 def test_the_words_of_a_prompt(pack):
     prompt = "A cube, a red cube on Müller's 2nd-hand table"
-    status, answer = post(pack, "/grounded_dreamer/words", json={"prompt": prompt})
-    assert status == 200
+    status, answer = post(pack, "/grounded_dreamer/words", json={"text": prompt})
+    assert status == 200 and answer["text_clean"] == prompt and answer["notes"] == answer["unknown"] == []
     assert [(w["word"], w["occurrence"]) for w in answer["words"] if w["word"] == "cube"] == [("cube", 0), ("cube", 1)]
-    assert all(prompt[w["start"] : w["end"]].lower() == w["word"] for w in answer["words"])
+    assert all(prompt[w["start"] : w["end"]].lower() == w["label"].lower() == w["word"] for w in answer["words"])
     assert {w["word"] for w in answer["words"] if w["subject"]} == {"cube", "table"}
+    of_second = {w["word"] for w in answer["words"] if w["phrase"] == 1}
+    assert of_second == {"red", "cube"}
+    assert {w["focus"] for w in answer["words"] if w["subject"]} == {1.0}
+
+
+def test_what_is_typed_and_what_is_meant(pack):
+    text = "\U0001f642 (Cube:1.3) and a  “red” spheer\n(toy:1.1), BREAK a \U0001f642 giraffe"
+    status, answer = post(pack, "/grounded_dreamer/words", json={"text": text, "model": "tiny (bundled)"})
+    clean = answer["text_clean"]
+    assert clean == '\U0001f642 Cube and a "red" spheer toy, a \U0001f642 giraffe'
+    utf16 = clean.encode("utf-16-le")
+    for word in answer["words"]:
+        assert utf16[2 * word["start"] : 2 * word["end"]].decode("utf-16-le") == word["label"]
+    assert {w["word"]: w["weight"] for w in answer["words"] if w["weight"]} == {"cube": 1.3, "toy": 1.1}
+    assert len(answer["notes"]) == 1 and "BREAK" in answer["notes"][0]
+    assert answer["unknown"] == [{"word": "spheer", "nearest": "sphere"}, {"word": "giraffe", "nearest": None}]
+
+
+def test_the_route_names_stale_focus_words(pack):
+    focus = '{"v": 1, "focus": [{"word": "cube"}, {"word": "dog"}, {"word": "cube", "occurrence": 1}]}'
+    notes = post(pack, "/grounded_dreamer/words", json={"text": "a red cube", "focus": focus})[1]["notes"]
+    assert len(notes) == 2 and "'dog'" in notes[0] and "only once" in notes[1]
 
 
 def test_a_reloaded_page_gets_the_last_event(pack, events):
@@ -96,9 +118,10 @@ def test_a_reloaded_page_gets_the_last_event(pack, events):
         {"data": b"{" + b" " * 200_000},
         {"json": []},
         {"json": {}},
-        {"json": {"prompt": 5, "node": 5}},
-        {"json": {"prompt": {"a": 1}, "node": ["7"]}},
-        {"json": {"prompt": "x" * 30_000, "node": "x" * 300}},
+        {"json": {"text": 5, "node": 5}},
+        {"json": {"text": {"a": 1}, "node": ["7"]}},
+        {"json": {"text": "a cube", "model": 3, "node": ["7"]}},
+        {"json": {"text": "x" * 30_000, "node": "x" * 300}},
     ],
 )
 def test_junk_gets_400_and_a_sentence(pack, path, request_):
