@@ -8,12 +8,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .settings.refocus import CHOICES
+from .settings.sampling import SAMPLERS
+
 DESCRIPTION = "Grounded-Dreamer: text to a textured 3D mesh with every subject in it."
 EVALUATE_HELP = "run a prompt set, score it, and write a report"
 FIELD_HELP = "field saved by fit, refine or generate (.safetensors)"
 VIEWS_HELP = "views saved by views or generate (.safetensors)"
 MODEL_HELP = "'tiny', a model folder, a .safetensors or .pt checkpoint, or owner/name@revision on the hub (default: tiny)"
 PRESETS = ("auto", "24GB", "12GB", "8GB")
+AS_MADE = "(default: what the model was made for)"
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -71,8 +75,8 @@ def _add_generate(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
     _add_model(parser)
     _add_sampling(parser)
-    parser.add_argument("--fit-steps", type=int, metavar="N", help="optimiser steps of the fit (default: the fit's own)")
-    parser.add_argument("--refine-steps", type=int, metavar="N", help="of the refinement, 0 to skip it (default: its own)")
+    parser.add_argument("--fit-steps", type=int, metavar="N", help=f"optimiser steps of the fit {AS_MADE}")
+    parser.add_argument("--refine-steps", type=int, metavar="N", help=f"of the refinement, 0 to skip it {AS_MADE}")
     _add_preset(parser)
     _add_mesh_settings(parser)
     parser.add_argument("--turntable-frames", type=int, default=36, metavar="N", help="frames of one turn (default: 36)")
@@ -97,7 +101,8 @@ def _add_fit(commands) -> None:
     )
     parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the field (.safetensors)")
-    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the fit's own)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"optimiser steps {AS_MADE}")
+    _add_recipe(parser)
     _add_device(parser)
     _add_seed(parser)
     _add_checkpoint(parser)
@@ -113,8 +118,8 @@ def _add_refine(commands) -> None:
     parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP + ": those that FIELD was fitted to")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the result (.safetensors)")
     _add_model(parser)
-    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps (default: the refinement's own)")
-    parser.add_argument("--guidance-scale", type=float, metavar="S", help="of the prompt (default: the refinement's own)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"optimiser steps {AS_MADE}")
+    parser.add_argument("--guidance-scale", type=float, metavar="S", help=f"of the prompt {AS_MADE}")
     _add_preset(parser)
     _add_seed(parser)
     _add_checkpoint(parser)
@@ -128,6 +133,7 @@ def _add_mesh(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mesh file: .glb, .obj, .ply or .stl")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
     _add_device(parser)
+    _add_recipe(parser)
     _add_mesh_settings(parser)
 
 
@@ -161,12 +167,24 @@ def _add_convert(commands) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
     _add_device(parser)
+    _add_recipe(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="FILE",
+        help='JSON of what to change of the settings that the model was made for, such as {"mesh": {"resolution": 192}} '
+        "(docs/recipes.md lists them)",
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative-prompt", default="", metavar="TEXT", help="what not to show (default: nothing)")
-    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
-    parser.add_argument("--guidance-scale", type=float, metavar="S", help="of the prompt (default: the model's own)")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"denoising steps {AS_MADE}")
+    parser.add_argument("--guidance-scale", type=float, metavar="S", help=f"of the prompt {AS_MADE}")
+    parser.add_argument("--sampler", choices=SAMPLERS, help=f"of the views {AS_MADE}")
     parser.add_argument(
         "--focus",
         metavar="JSON",
@@ -174,6 +192,20 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "(default: the prompt's subjects at weight 1)",
     )
     parser.add_argument("--no-refocus", action="store_true", help="plain MVDream sampling, without attention refocusing")
+    parser.add_argument("--objective", choices=CHOICES, default="auto", help=f"what refocusing minimises {AS_MADE}")
+    parser.add_argument(
+        "--refocus-strength", type=float, metavar="S", help=f"how far it moves the latents, in units of the noise {AS_MADE}"
+    )
+    parser.add_argument("--refocus-share", type=float, metavar="P", help=f"of the steps, from the first {AS_MADE}")
+    parser.add_argument(
+        "--refocus-thresholds",
+        metavar="PAIRS",
+        help="share of the steps:presence, '0:0.05, 0.2:0.5': there updates repeat until every word is so present; or 'none' "
+        + AS_MADE,
+    )
+    parser.add_argument(
+        "--refocus-checkpointing", action="store_true", help="less memory and a third more time in each refocused step"
+    )
     _add_seed(parser)
 
 
@@ -199,7 +231,7 @@ def _add_preset(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mesh-resolution", type=int, metavar="N", help="density grid cells a side (default: 256)")
-    parser.add_argument("--faces", type=int, metavar="N", help="faces after decimation, 0 keeps all (default: 20000)")
-    parser.add_argument("--texture-size", type=int, metavar="TEXELS", help="texels a side (default: 1024)")
+    parser.add_argument("--mesh-resolution", type=int, metavar="N", help=f"density grid cells a side {AS_MADE}")
+    parser.add_argument("--faces", type=int, metavar="N", help=f"faces after decimation, 0 keeps all {AS_MADE}")
+    parser.add_argument("--texture-size", type=int, metavar="TEXELS", help=f"texels a side {AS_MADE}")
     parser.add_argument("--vertex-colors", action="store_true", help="colours at the vertices instead of a texture")

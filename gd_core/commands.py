@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,19 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from .attention import Focus, RefocusConfig
+from .attention import Focus
 from .cameras import orbit_cameras
 from .diffusion import convert, load_mvdream, sample_views
-from .distillation import RefineConfig, refine
-from .mesh import MeshConfig, extract_mesh
+from .diffusion.model import MVDream
+from .distillation import refine
+from .mesh import extract_mesh
 from .mesh.export import ENCODERS
-from .nerf import FitConfig, fit_views, load_field
+from .nerf import fit_views, load_field
 from .pictures import image_grid
 from .pipeline import generate
+from .recipe import Recipe, chosen
 from .runs import arguments_of, read_record, save_field, save_mesh, save_views, write_png
+from .settings.refocus import refocusing
 from .video import render_orbit, write_mp4
 from .views import Progress, load_views
 
@@ -72,8 +76,9 @@ def _generate(args: argparse.Namespace) -> None:
                 model=args.model,
                 seed=args.seed,
                 **_sampling(args),
-                fit=_given(FitConfig(), steps=args.fit_steps),
-                refinement=None if skip else _given(RefineConfig(preset=args.preset), steps=args.refine_steps),
+                recipe=_recipe(args),
+                fit=_given(steps=args.fit_steps),
+                refinement=None if skip else _given(steps=args.refine_steps, preset=args.preset),
                 mesh=_mesh(args),
                 turntable_frames=args.turntable_frames,
                 turntable_size=args.turntable_size,
@@ -87,17 +92,21 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _views(args: argparse.Namespace) -> None:
     _refuse_missing_folder(args.out)
-    model = load_mvdream(args.model, device=args.device)
+    model = _model(args)
+    settings = _sampling(args)
+    if settings["refocus"] is not None:
+        settings["refocus"] = chosen(model.recipe.refocus, settings["refocus"], "refocusing")
     with Bars() as bars:
-        views = sample_views(model, args.prompt, seed=args.seed, **_sampling(args), progress=bars.of("views"))
+        views = sample_views(model, args.prompt, seed=args.seed, **settings, progress=bars.of("views"))
     save_views(views, args.out)
     print(args.out)
 
 
 def _fit(args: argparse.Namespace) -> None:
     _refuse_missing_folder(args.out)
-    config = _given(FitConfig(seed=args.seed), steps=args.steps)
     views = load_views(args.views)
+    views.recipe = Recipe.from_json(_recipe(args), views.recipe)
+    config = chosen(views.recipe.fit, _given(steps=args.steps, seed=args.seed), "the fit")
     with Bars() as bars:
         field = fit_views(views, config, bars.of("fit"), resume=args.resume, device=args.device)
         save_field(field, args.out)
@@ -106,9 +115,9 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _refine(args: argparse.Namespace) -> None:
     _refuse_missing_folder(args.out)
-    config = RefineConfig(seed=args.seed, preset=args.preset)
-    config = _given(config, steps=args.steps, guidance_scale=args.guidance_scale)
-    model = load_mvdream(args.model, device=args.device)
+    model = _model(args)
+    given = _given(steps=args.steps, guidance_scale=args.guidance_scale, seed=args.seed, preset=args.preset)
+    config = chosen(model.recipe.refine, given, "refinement")
     field, views = load_field(args.field, model.device), load_views(args.views)
     with Bars() as bars:
         save_field(refine(field, views, model, config, bars.of("refine"), resume=args.resume), args.out)
@@ -121,7 +130,8 @@ def _mesh_command(args: argparse.Namespace) -> None:
         raise ValueError(f"cannot write a mesh as '{args.out.name}': its suffix must be one of {', '.join(ENCODERS)}")
     if args.out.exists() and not args.overwrite:
         raise ValueError(f"{args.out} exists: choose another name, or allow overwriting")
-    field, config = load_field(args.field, args.device), _mesh(args)
+    field = load_field(args.field, args.device)
+    config = chosen(Recipe.from_json(_recipe(args), field.recipe).mesh, _mesh(args), "the mesh")
     with Bars() as bars:
         mesh = extract_mesh(field, config, bars.of("mesh"))
     save_mesh(mesh, args.out, {"provenance": field.provenance}, overwrite=args.overwrite)
@@ -160,19 +170,39 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 def _sampling(args: argparse.Namespace) -> dict:
     """Keyword settings that `sample_views` and `generate` share."""
-    settings = {"negative_prompt": args.negative_prompt, "steps": args.steps, "guidance_scale": args.guidance_scale}
+    settings = _given(steps=args.steps, guidance_scale=args.guidance_scale, sampler=args.sampler)
     focus = None if args.focus is None else Focus.from_json(args.focus)
-    return settings | {"focus": focus, "refocus": None if args.no_refocus else RefocusConfig()}
+    refocus = None
+    if not args.no_refocus:
+        asked = {"strength": args.refocus_strength, "share": args.refocus_share}
+        refocus = refocusing(args.objective, args.refocus_thresholds, **asked, checkpointing=args.refocus_checkpointing or None)
+    return settings | {"negative_prompt": args.negative_prompt, "focus": focus, "refocus": refocus}
 
 
-def _mesh(args: argparse.Namespace) -> MeshConfig:
-    config = MeshConfig(color="vertex" if args.vertex_colors else "texture")
-    return _given(config, resolution=args.mesh_resolution, target_faces=args.faces, texture_size=args.texture_size)
+def _mesh(args: argparse.Namespace) -> dict:
+    color = "vertex" if args.vertex_colors else None
+    return _given(color=color, resolution=args.mesh_resolution, target_faces=args.faces, texture_size=args.texture_size)
 
 
-def _given(config, **settings):
-    """`config` with the settings that were given on the command line."""
-    return replace(config, **{name: value for name, value in settings.items() if value is not None})
+def _recipe(args: argparse.Namespace) -> dict:
+    """What `--recipe` changes of the model's recipe."""
+    if args.recipe is None:
+        return {}
+    try:
+        return json.loads(args.recipe.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{args.recipe} is not a recipe in JSON: {error}") from error
+
+
+def _model(args: argparse.Namespace) -> MVDream:
+    changes = _recipe(args)
+    model = load_mvdream(args.model, device=args.device)
+    return replace(model, recipe=Recipe.from_json(changes, model.recipe))
+
+
+def _given(**settings) -> dict:
+    """The settings that were given on the command line."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _refuse_missing_folder(path: Path) -> None:

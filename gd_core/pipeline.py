@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from .diffusion.model import MVDream
 from .distillation import RefineConfig, refine
 from .mesh import MeshConfig, extract_mesh
 from .nerf import FitConfig, RadianceField, fit_views, load_field
+from .recipe import AS_MADE, Recipe, chosen
 from .runs import RunFolder, StageProgress, match_with_views, save_field, save_mesh, save_views
 from .video import render_orbit, turntable_cameras, write_mp4
 from .views import Progress, ViewSet, load_views
@@ -23,13 +26,15 @@ def generate(
     model: str | MVDream = "tiny",
     seed: int = 0,
     negative_prompt: str = "",
+    recipe: Recipe | Mapping = AS_MADE,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    sampler: str | None = None,
     focus: Focus | None = None,
-    refocus: RefocusConfig | None = RefocusConfig(),  # noqa: B008
-    fit: FitConfig = FitConfig(),  # noqa: B008
-    refinement: RefineConfig | None = RefineConfig(),  # noqa: B008
-    mesh: MeshConfig = MeshConfig(),  # noqa: B008
+    refocus: RefocusConfig | Mapping | None = AS_MADE,
+    fit: FitConfig | Mapping = AS_MADE,
+    refinement: RefineConfig | Mapping | None = AS_MADE,
+    mesh: MeshConfig | Mapping = AS_MADE,
     turntable_frames: int = 36,
     turntable_size: int = 256,
     resume: bool = False,
@@ -45,9 +50,11 @@ def generate(
     Args:
         model: a loaded model, or what `load_mvdream` reads.
         seed: of the views, the fit and the refinement.
-        steps, guidance_scale: of the sampler; None takes the model's own.
-        focus: None focuses on the prompt's subjects. refocus: None samples plainly.
-        refinement: None leaves the fitted field as it is.
+        recipe: the model's settings of every stage, whole, or what is to be changed of those that it was made for.
+        steps, guidance_scale, sampler: None takes the recipe's.
+        focus: None focuses on the prompt's subjects.
+        refocus, fit, refinement, mesh: a stage's settings, whole, or what is to be changed of the recipe's. Without refocusing
+            (None) views are sampled plainly; without refinement (None) the fitted field stays as it is.
         turntable_frames, turntable_size: frames of one turn, 12 a second, and pixels a side, even.
         resume: go on with the run in `out_dir`, which must have been started with the same settings.
         overwrite: replace an earlier run in `out_dir`.
@@ -62,15 +69,23 @@ def generate(
         OSError: when it cannot be written.
     """
     mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device)
-    fit = replace(fit, seed=seed)
-    refinement = None if refinement is None else replace(refinement, seed=seed)
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_json(recipe, mvdream.recipe)
+    mvdream = replace(mvdream, recipe=recipe)
+    steps, guidance_scale = steps or recipe.sampling.steps, guidance_scale or recipe.sampling.guidance_scale
+    sampler = sampler or recipe.sampling.sampler
+    refocus = None if refocus is None else chosen(recipe.refocus, refocus, "refocusing")
+    fit = replace(chosen(recipe.fit, fit, "the fit"), seed=seed)
+    refinement = None if refinement is None else replace(chosen(recipe.refine, refinement, "refinement"), seed=seed)
+    mesh = chosen(recipe.mesh, mesh, "the mesh")
     settings = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "model": model if isinstance(model, str) else model.config.name,
         "seed": seed,
+        "recipe": json.loads(recipe.to_json()),
         "steps": steps,
         "guidance_scale": guidance_scale,
+        "sampler": sampler,
         "focus": None if focus is None else focus.to_json(),
         "refocus": None if refocus is None else asdict(refocus),
         "fit": asdict(fit),
@@ -82,8 +97,10 @@ def generate(
     run = RunFolder(out_dir, settings, resume=resume, overwrite=overwrite, progress=progress)
 
     def sample(tell: Progress) -> ViewSet:
-        sampler = {"negative_prompt": negative_prompt, "seed": seed, "steps": steps, "guidance_scale": guidance_scale}
-        return sample_views(mvdream, prompt, focus=focus, refocus=refocus, **sampler, progress=tell)
+        sampling = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "refocus": refocus}
+        return sample_views(
+            mvdream, prompt, negative_prompt=negative_prompt, seed=seed, focus=focus, **sampling, progress=tell
+        )
 
     def fit_them(tell: Progress) -> RadianceField:
         return fit_views(views, fit, tell, resume=run.checkpoint("fit"), device=mvdream.device)

@@ -13,9 +13,9 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, get_type_hints
+from typing import TypeVar
 
 import diffusers
 import torch
@@ -25,11 +25,10 @@ from PIL import Image
 from torch import Tensor
 
 from . import __version__
-from .attention import Focus, RefocusConfig
-from .distillation import RefineConfig
+from .attention import Focus
 from .files import whole_file, write_text
-from .mesh import MeshConfig, TriangleMesh
-from .nerf import FitConfig, RadianceField
+from .mesh import TriangleMesh
+from .nerf import RadianceField
 from .nerf.evidence import view_backgrounds
 from .pictures import heat_map_overlays, image_grid, view_grid
 from .views import Progress, ViewSet
@@ -150,19 +149,9 @@ def read_record(folder: str | Path) -> dict:
 def arguments_of(record: dict) -> dict:
     """The arguments of `generate` that the run of `record` was started with."""
     arguments = dict(record["settings"])
-    for name, kind in (("fit", FitConfig), ("refinement", RefineConfig), ("mesh", MeshConfig), ("refocus", RefocusConfig)):
-        arguments[name] = None if arguments[name] is None else _from_json(kind, arguments[name])
     if arguments["focus"] is not None:
         arguments["focus"] = Focus.from_json(arguments["focus"])
     return arguments
-
-
-def _from_json(kind, data):
-    """Dataclasses and tuples as they were before JSON made dicts and lists of them."""
-    if is_dataclass(kind):
-        types = get_type_hints(kind)
-        return kind(**{name: _from_json(types.get(name), value) for name, value in data.items()})
-    return tuple(_from_json(None, value) for value in data) if isinstance(data, list) else data
 
 
 def _refuse_other_settings(path: Path, before: dict, now: dict) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .cameras import Cameras
 from .files import write_tensors
+from .recipe import Recipe
 
 Progress = Callable[[int, int, Tensor | None], None]
 """`progress(step, total, preview)`: called after each of `total` steps, `step` counting from 1, with `preview` an image
@@ -36,6 +37,7 @@ class ViewSet:
         latents: `[V, 4, h, w]` float32 final latents, or None for views that did not come from a model.
         prompt, negative_prompt, seed: what they were made from; seed None for views from images.
         provenance: JSON-able settings and reports of the run (model, sampler, refocusing report, timings).
+        recipe: of the model that made them, for the stages behind; views that no model made have MVDream's.
     """
 
     images: Float[Tensor, "V H W 3"]
@@ -47,6 +49,7 @@ class ViewSet:
     negative_prompt: str = ""
     seed: int | None = None
     provenance: dict = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -96,6 +99,7 @@ class ViewSet:
             negative_prompt=self.negative_prompt,
             seed=self.seed,
             provenance=json.loads(json.dumps(self.provenance)),
+            recipe=self.recipe,
         )
 
     def save(self, path: str | Path) -> None:
@@ -120,6 +124,7 @@ class ViewSet:
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
             "provenance": self.provenance,
+            "recipe": json.loads(self.recipe.to_json()),
         }
         write_tensors(path, tensors, header)
 
@@ -146,4 +151,5 @@ def load_views(path: str | Path) -> ViewSet:
         negative_prompt=header["negative_prompt"],
         seed=header["seed"],
         provenance=header["provenance"],
+        recipe=Recipe.from_json(header.get("recipe", {}), where=f"the recipe in {path}"),  # older files have none
     )

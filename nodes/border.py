@@ -151,6 +151,11 @@ class NodeProgress:
         PromptServer.instance.send_progress_text(text, self.node_id)
 
 
+def tell(node: type[io.ComfyNode], text: str) -> None:
+    """Leave a line on the node: what it decided, or the settings in force."""
+    PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+
+
 def duration(seconds: float) -> str:
     """`"8 s"`, `"2 min 5 s"`."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -10,6 +10,7 @@ from comfy_api.latest import Types, io
 from ..gd_core import mesh as meshes
 from ..gd_core.mesh import MeshConfig
 from ..gd_core.nerf import RadianceField
+from ..gd_core.recipe import chosen
 from .border import NodeProgress, at_the_border, interruptible, while_listening
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
@@ -20,7 +21,6 @@ OTHER_FORMATS = ["none", "obj", "ply", "stl"]
 class ExportMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = MeshConfig()
         return io.Schema(
             node_id="GroundedDreamerExportMesh",
             display_name="Mesh Export",
@@ -38,33 +38,33 @@ class ExportMesh(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "resolution",
-                    default=128,
-                    min=16,
+                    default=0,
+                    min=0,
                     max=512,
                     step=4,
-                    tooltip="Cells a side of the grid that the surface is found in. 128 suits the tiny model, 256 MVDream.",
+                    tooltip="Cells a side of the grid that the surface is found in, 16 or more. 0 takes what the field's model "
+                    "was made for: 128 for the tiny one, 256 for MVDream.",
                 ),
                 io.Int.Input(
                     "target_faces",
-                    default=default.target_faces,
-                    min=0,
+                    default=-1,
+                    min=-1,
                     max=1_000_000,
-                    step=100,
-                    tooltip="Simplify to about this many triangles; 0 keeps all.",
+                    tooltip="Simplify to about this many triangles; 0 keeps all, -1 takes what the field's model was made for.",
                 ),
                 io.Combo.Input(
                     "colour",
                     options=["texture", "vertex"],
-                    default=default.color,
+                    default="texture",
                     tooltip="'texture' unwraps the mesh and bakes an image; 'vertex' colours the corners, without UVs.",
                 ),
                 io.Int.Input(
                     "texture_size",
-                    default=default.texture_size,
-                    min=64,
+                    default=0,
+                    min=0,
                     max=8192,
                     step=64,
-                    tooltip="Pixels a side of the texture.",
+                    tooltip="Pixels a side of the texture. 0 takes what the field's model was made for.",
                 ),
                 io.Combo.Input(
                     "also_save",
@@ -82,14 +82,14 @@ class ExportMesh(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix=None, target_faces=None, colour=None) -> bool | str:
+    def validate_inputs(cls, filename_prefix=None, resolution=None, target_faces=None, colour=None) -> bool | str:
         if filename_prefix is not None and (reason := refuse_prefix(filename_prefix)):
             return reason
-        if target_faces is not None and colour is not None:
-            try:
-                MeshConfig(target_faces=target_faces, color=colour)
-            except ValueError as error:
-                return str(error)
+        try:
+            changes = mesh_changes(resolution or 0, -1 if target_faces is None else target_faces, colour, 0)
+            chosen(MeshConfig(), changes, "the mesh")
+        except ValueError as error:
+            return str(error)
         return True
 
     @classmethod
@@ -105,7 +105,7 @@ class ExportMesh(io.ComfyNode):
         also_save: str,
     ) -> io.NodeOutput:
         path, shown = new_output(filename_prefix, ".glb")
-        config = MeshConfig(resolution=resolution, target_faces=target_faces, color=colour, texture_size=texture_size)
+        config = chosen(field.recipe.mesh, mesh_changes(resolution, target_faces, colour, texture_size), "the mesh")
         with interruptible(field):
             mesh = meshes.extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
         wanted = [path] if also_save == "none" else [path, path.with_suffix(f".{also_save}")]
@@ -119,6 +119,13 @@ class ExportMesh(io.ComfyNode):
             report,
             ui={"3d": [shown], "text": [report]},
         )
+
+
+def mesh_changes(resolution: int, target_faces: int, colour: str | None, texture_size: int) -> dict:
+    """What the node changes of the field's recipe."""
+    asked = {"resolution": resolution or None, "color": colour, "texture_size": texture_size or None}
+    asked["target_faces"] = None if target_faces < 0 else target_faces
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def workflow_metadata(hidden) -> dict[str, str]:

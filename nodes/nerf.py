@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import comfy.model_management
 from comfy_api.latest import io
 
 from ..gd_core import distillation
-from ..gd_core.distillation import RefineConfig
-from ..gd_core.nerf import FitConfig, RadianceField, fit_views
+from ..gd_core.nerf import RadianceField, fit_views
 from ..gd_core.views import ViewSet
-from .border import NodeProgress, at_the_border
+from .border import NodeProgress, at_the_border, tell
 from .files import checkpoint_path
 from .models import ManagedModel, refining_memory
 from .types import CATEGORY, GDField, GDModel, GDViews
@@ -31,10 +32,10 @@ class FitNeRF(io.ComfyNode):
                 GDViews.Input("views", tooltip="From the 4-View Sampler or Views from Images."),
                 io.Int.Input(
                     "steps",
-                    default=FitConfig().steps,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=100_000,
-                    tooltip="Optimiser steps. More is sharper and slower; the default is enough for four views.",
+                    tooltip="Optimiser steps; more is sharper and slower. 0 takes what the views' model was made for.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -52,11 +53,12 @@ class FitNeRF(io.ComfyNode):
     @classmethod
     @at_the_border
     def execute(cls, views: ViewSet, steps: int, seed: int) -> io.NodeOutput:
-        config = FitConfig(steps=steps, seed=seed)
+        config = replace(views.recipe.fit, steps=steps or views.recipe.fit.steps, seed=seed)
         checkpoint = checkpoint_path("fit", views, config)
         progress, device = NodeProgress(cls, "fitting the field"), comfy.model_management.get_torch_device()
         field = fit_views(views, config, progress, resume=checkpoint, device=device)
         checkpoint.unlink(missing_ok=True)
+        tell(cls, f"{config.steps} steps")
         return io.NodeOutput(field)
 
 
@@ -76,26 +78,28 @@ class RefineSDS(io.ComfyNode):
                 GDModel.Input("model", tooltip="The model that judges the renders."),
                 io.Int.Input(
                     "steps",
-                    default=RefineConfig().steps,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=100_000,
-                    tooltip="Optimiser steps; each runs the model once.",
+                    tooltip="Optimiser steps; each runs the model once. 0 takes what the model was made for.",
                 ),
                 io.Float.Input(
                     "guidance_scale",
-                    default=RefineConfig().guidance_scale,
-                    min=1.0,
+                    default=0.0,
+                    min=0.0,
                     max=200.0,
                     step=0.5,
-                    tooltip="How strongly the prompt pulls. Higher is more saturated and less faithful to the views.",
+                    tooltip="How strongly the prompt pulls; higher is more saturated and less faithful to the views. 0 takes "
+                    "what the model was made for.",
                 ),
                 io.Float.Input(
                     "reference_weight",
-                    default=RefineConfig().reference_weight,
-                    min=0.0,
+                    default=-1.0,
+                    min=-1.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="How firmly the reference views hold. 0 lets the model do as it likes.",
+                    tooltip="How firmly the reference views hold. 0 lets the model do as it likes, -1 takes what it was made "
+                    "for.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -124,10 +128,19 @@ class RefineSDS(io.ComfyNode):
         reference_weight: float,
         seed: int,
     ) -> io.NodeOutput:
-        config = RefineConfig(steps=steps, guidance_scale=guidance_scale, reference_weight=reference_weight, seed=seed)
         mvdream = model.on_device(working_memory=refining_memory(model))
+        made_for = mvdream.recipe.refine
+        config = replace(
+            made_for,
+            steps=steps or made_for.steps,
+            guidance_scale=guidance_scale or made_for.guidance_scale,
+            reference_weight=made_for.reference_weight if reference_weight < 0 else reference_weight,
+            seed=seed,
+        )
         checkpoint = checkpoint_path("refine", field, views, mvdream.config, config)
         refined = distillation.refine(field, views, mvdream, config, NodeProgress(cls, "refining"), resume=checkpoint)
         checkpoint.unlink(missing_ok=True)
         comfy.model_management.soft_empty_cache()
+        weights = f"guidance {config.guidance_scale:g}, reference weight {config.reference_weight:g}"
+        tell(cls, f"{config.steps} steps, {weights}; kept step {refined.provenance['refine']['best_step']}")
         return io.NodeOutput(refined)

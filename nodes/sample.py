@@ -7,9 +7,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..gd_core import diffusion
-from ..gd_core.attention import RefocusConfig
-from ..gd_core.diffusion import SAMPLERS
-from .border import NodeProgress, at_the_border, interruptible
+from ..gd_core.recipe import chosen
+from ..gd_core.settings.refocus import CHOICES, refocusing
+from ..gd_core.settings.sampling import SAMPLERS
+from .border import NodeProgress, at_the_border, interruptible, tell
 from .live import LiveAttention
 from .models import ManagedModel, sampling_memory
 from .types import CATEGORY, FocusedPrompt, GDModel, GDPrompt, GDViews
@@ -53,9 +54,9 @@ class SampleViews(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler",
-                    options=list(SAMPLERS),
-                    default="ddim",
-                    tooltip="DDIM is MVDream's own; the others need fewer steps.",
+                    options=["auto", *SAMPLERS],
+                    default="auto",
+                    tooltip="Auto takes what the model was made for. DDIM is MVDream's own; the others need fewer steps.",
                 ),
                 io.Boolean.Input(
                     "refocus",
@@ -66,19 +67,21 @@ class SampleViews(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "refocus_strength",
-                    default=RefocusConfig().step_size,
+                    default=0.0,
                     min=0.0,
                     max=5.0,
                     step=0.05,
-                    tooltip="How far refocusing may move the latents in all, in units of the noise, at total neglect.",
+                    tooltip="How far refocusing may move the latents in all, in units of the noise, at total neglect. 0 takes "
+                    "what the model was made for.",
                 ),
                 io.Float.Input(
                     "refocus_share",
-                    default=RefocusConfig().share,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="The share of the steps, from the first, that are refocused. The layout is settled early.",
+                    tooltip="The share of the steps, from the first, that are refocused: the layout is settled early. 0 takes "
+                    "what the model was made for.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -86,6 +89,29 @@ class SampleViews(io.ComfyNode):
                     min=1,
                     max=MAX_BATCH,
                     tooltip="Objects, one after the other, with seeds that count up. Nodes behind run once for each.",
+                ),
+                io.Combo.Input(
+                    "objective",
+                    options=list(CHOICES),
+                    default="auto",
+                    advanced=True,
+                    tooltip="What refocusing minimises. 'paper': the mean of the four views' attention, among all words. "
+                    "'per view': each subject in every view, among the subjects. Auto takes what the model was made for.",
+                ),
+                io.String.Input(
+                    "refocus_thresholds",
+                    default="auto",
+                    advanced=True,
+                    tooltip="At these shares of the steps updates repeat until every focus word is so present: "
+                    "'0:0.05, 0.2:0.5'; or 'none'. Auto goes with the objective.",
+                ),
+                io.Boolean.Input(
+                    "refocus_checkpointing",
+                    default=False,
+                    label_on="less memory",
+                    label_off="faster",
+                    advanced=True,
+                    tooltip="Recompute activations in each refocused step: less memory, a third more time. For 8 GB cards.",
                 ),
             ],
             outputs=[
@@ -101,6 +127,14 @@ class SampleViews(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, refocus_thresholds=None) -> bool | str:
+        try:
+            refocusing(thresholds=refocus_thresholds)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     @at_the_border
     def execute(
         cls,
@@ -114,10 +148,20 @@ class SampleViews(io.ComfyNode):
         refocus_strength: float,
         refocus_share: float,
         batch_size: int,
+        objective: str,
+        refocus_thresholds: str,
+        refocus_checkpointing: bool,
     ) -> io.NodeOutput:
         mvdream = model.on_device(sampling_memory(model, refocus))
-        steps = steps or mvdream.config.steps
-        config = RefocusConfig(step_size=refocus_strength, share=refocus_share) if refocus else None
+        steps = steps or mvdream.recipe.sampling.steps
+        changes = refocusing(
+            objective,
+            refocus_thresholds,
+            strength=refocus_strength or None,
+            share=refocus_share or None,
+            checkpointing=refocus_checkpointing or None,
+        )
+        config = chosen(mvdream.recipe.refocus, changes, "refocusing") if refocus else None
         made = []
         for index in range(batch_size):
             progress = NodeProgress(cls, "sampling views", done=index * steps, of=batch_size * steps)
@@ -135,7 +179,7 @@ class SampleViews(io.ComfyNode):
                     seed=(seed + index) % (SEED_MAX + 1),
                     steps=steps,
                     guidance_scale=guidance_scale or None,
-                    sampler=sampler,
+                    sampler=None if sampler == "auto" else sampler,
                     focus=prompt.focus,
                     refocus=config,
                     progress=on_step,
@@ -143,5 +187,17 @@ class SampleViews(io.ComfyNode):
                 )
                 live.done(views)
             made.append(views)
+        tell(cls, in_force(made[0].provenance))
         comfy.model_management.soft_empty_cache()
         return io.NodeOutput(made, [views.images for views in made], [views.masks for views in made])
+
+
+def in_force(provenance: dict) -> str:
+    """The settings that made the views, for the node."""
+    text = f"{provenance['steps']} steps, guidance {provenance['guidance_scale']:g}, {provenance['sampler']}; "
+    refocus = provenance["refocus"]
+    if refocus is None:
+        return text + "no refocusing"
+    share, strength = 100 * refocus["share"], refocus["step_size"]
+    text += f"refocusing {refocus['objective']} in {share:.0f} % of the steps, strength {strength:g}"
+    return text if refocus["normalise"] else text + " on the raw gradient"

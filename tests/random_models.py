@@ -1,17 +1,23 @@
 """Small multi-view models of the real classes with seeded random weights, for tests that need every part of an `MVDream`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from gd_core.diffusion.card import TINY
 from gd_core.diffusion.model import MVDream, MVDreamConfig
 from gd_core.diffusion.multiview import RayGeometry, install_multiview_attention
+from gd_core.recipe import Recipe
+from gd_core.settings.sampling import SamplingConfig
 
 WIDTH = 32
 MERGED_WORDS = ("a", "red", "blue", "green", "cube", "sphere", "and", "big", "asset", "to", "the")
+TINY_RECIPE = Recipe.from_json(json.loads((TINY / "mvdream.json").read_text())["recipe"])
+QUICK_RECIPE = replace(TINY_RECIPE, sampling=SamplingConfig(steps=4, guidance_scale=3.0))
 GEOMETRY = {"fov_y_deg": 40.0, "distance": 3.0}
 
 
@@ -50,7 +56,9 @@ def random_unet(geometry: dict | None = None) -> UNet2DConditionModel:
     return unet
 
 
-def random_mvdream(folder: Path, *, prediction_type: str = "v_prediction", **config) -> MVDream:
+def random_mvdream(
+    folder: Path, *, prediction_type: str = "v_prediction", recipe: Recipe = QUICK_RECIPE, **config
+) -> MVDream:
     """64 px views, 16x16 latents, one attention resolution (8x8 tokens). `config`: fields of `MVDreamConfig`."""
     torch.manual_seed(0)
     tokenizer = word_tokenizer(folder)
@@ -68,6 +76,6 @@ def random_mvdream(folder: Path, *, prediction_type: str = "v_prediction", **con
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=False,
         clip_sample=False, prediction_type=prediction_type,
     )  # fmt: skip
-    config = MVDreamConfig(**{"name": "random MVDream", "image_size": 64, "steps": 4, "guidance_scale": 3.0, **config})
+    config = MVDreamConfig(**{"name": "random MVDream", "image_size": 64, **config})
     unet = random_unet(config.ray_geometry)
-    return MVDream(unet.eval(), vae.eval(), text_encoder.eval(), tokenizer, scheduler, config)
+    return MVDream(unet.eval(), vae.eval(), text_encoder.eval(), tokenizer, scheduler, config, recipe)

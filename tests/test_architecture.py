@@ -13,13 +13,15 @@ SERVE_ALL = {"files", "devices"}
 ALLOWED = {
     **{name: set() for name in SERVE_ALL},
     "cameras": set(),
-    "views": {"cameras"},
+    "settings": set(),
+    "recipe": {"settings"},
+    "views": {"cameras", "recipe"},
     "video": {"cameras", "views", "nerf"},
-    "attention": {"cameras", "views"},
-    "diffusion": {"cameras", "views", "attention"},
-    "nerf": {"cameras", "views"},
-    "distillation": {"cameras", "views", "attention", "diffusion", "nerf"},
-    "mesh": {"cameras", "views", "nerf"},
+    "attention": {"settings", "cameras", "views"},
+    "diffusion": {"settings", "recipe", "cameras", "views", "attention"},
+    "nerf": {"settings", "recipe", "cameras", "views"},
+    "distillation": {"settings", "cameras", "views", "attention", "diffusion", "nerf"},
+    "mesh": {"settings", "recipe", "cameras", "views", "nerf"},
     "metrics": {"cameras", "views", "attention", "diffusion", "nerf", "distillation", "mesh"},
 }
 

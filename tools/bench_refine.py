@@ -25,7 +25,7 @@ import torch
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_mvdream, sample_views
 from gd_core.diffusion.model import MVDream
-from gd_core.distillation import RefineConfig, TimestepSchedule, mvdream_schedule, refine, warm_start_schedule
+from gd_core.distillation import RefineConfig, TimestepSchedule, cold_schedule, refine, warm_schedule
 from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
 from gd_core.nerf.evidence import view_backgrounds
 from gd_core.views import ViewSet, load_views
@@ -53,9 +53,9 @@ TITLES = {
 }
 
 
-def config_of(variant: str, steps: int | None) -> RefineConfig:
-    config = RefineConfig() if steps is None else RefineConfig(steps=steps)
-    cold: TimestepSchedule = mvdream_schedule(last=0.8)  # 8000 of 10000 steps in MVDream-threestudio
+def config_of(variant: str, model: MVDream, steps: int | None) -> RefineConfig:
+    config = model.recipe.refine if steps is None else replace(model.recipe.refine, steps=steps)
+    cold: TimestepSchedule = cold_schedule(last=0.8)  # 8000 of 10000 steps in MVDream-threestudio
     if variant == "SDS only":
         return replace(config, timesteps=cold, reference_weight=0.0, mask_weight=0.0)
     return replace(config, timesteps=cold) if variant == "hybrid, cold" else config
@@ -112,7 +112,7 @@ def run_scene(index: int, model: MVDream, out: Path, steps: int | None) -> None:
             continue
         started, field = time.process_time(), fitted
         if variant != "fit only":
-            config = replace(config_of(variant, steps), seed=index)
+            config = replace(config_of(variant, model, steps), seed=index)
             field = refine(fitted, views, model, config, resume=folder / f"{variant}.checkpoint")
         result = {"scene": index, "truth": truth, "prompt": scene.prompt, "cpu_seconds": time.process_time() - started}
         if variant != "fit only":
@@ -176,8 +176,8 @@ def plot_schedules(path: Path) -> None:
     positions = [i / 200 for i in range(201)]
     figure, axes = plt.subplots(figsize=(6, 3.2), constrained_layout=True)
     for name, schedule, color in (
-        ("MVDream's, for a field that starts as a blob", mvdream_schedule(last=0.8), "tab:grey"),
-        ("warm start, for a field fitted to four views", warm_start_schedule(), "tab:red"),
+        ("MVDream's, for a field that starts as a blob", cold_schedule(last=0.8), "tab:grey"),
+        ("warm start, for a field fitted to four views", warm_schedule(), "tab:red"),
     ):
         lower, upper = zip(*(schedule.bounds(p) for p in positions), strict=True)
         axes.fill_between(positions, lower, upper, color=color, alpha=0.35, label=name)

@@ -7,7 +7,6 @@ stage's settings may name some of its fields only; null turns refocusing or refi
 from __future__ import annotations
 
 import tempfile
-from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -21,7 +20,8 @@ from ..mesh import MeshConfig, sample_surface
 from ..metrics.scorecard import evaluate_field
 from ..nerf import FitConfig, RadianceField, load_field
 from ..pipeline import generate
-from ..runs import arguments_of
+from ..recipe import chosen
+from ..settings.reading import read_settings
 from ..views import ViewSet, load_views
 from .items import Made
 from .prompt_sets import Prompt
@@ -41,6 +41,8 @@ def views_maker(model: str, settings: dict) -> Maker:
     """
     arguments = _arguments(settings, SAMPLING)
     loaded = load_mvdream(model)
+    if arguments["refocus"] is not None:
+        arguments["refocus"] = chosen(loaded.recipe.refocus, arguments["refocus"], "setting 'refocus'")
 
     def make(prompt: Prompt, seed: int) -> Made:
         views = sample_views(loaded, prompt.text, seed=seed, **arguments)
@@ -98,14 +100,9 @@ def _arguments(settings: dict, known: tuple[str, ...]) -> dict:
         if name not in known:
             raise ValueError(f"unknown setting '{name}': this maker takes {', '.join(known)}")
         if name in STAGES and value is not None:
-            if not isinstance(value, dict):
-                raise ValueError(f"setting '{name}' should be an object of {STAGES[name].__name__}'s fields, got {value!r}")
-            unknown = sorted(set(value) - {field.name for field in fields(STAGES[name])})
-            if unknown:
-                raise ValueError(f"unknown setting '{name}.{unknown[0]}'")
-    complete = {"refocus": {}, "focus": None, "fit": {}, "refinement": {}, "mesh": {}} | settings
-    arguments = arguments_of({"settings": complete})
-    return {name: value for name, value in arguments.items() if name in known}
+            read_settings(STAGES[name](), value, f"setting '{name}'", run=True)
+    complete = {name: {} for name in STAGES} | settings
+    return {name: value for name, value in complete.items() if name in known}
 
 
 def _stage_seconds(seconds: dict[str, float | None]) -> dict[str, float]:

@@ -2,11 +2,12 @@
 
 import lazy_loader
 
+from ..settings.sampling import SAMPLERS as SAMPLERS
+
 # Resolved when first used: diffusers and transformers take seconds to import.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "samplers": ["SAMPLERS"],
         "denoising": ["sample_latents"],
         "foreground": ["foreground_masks"],
         "loaders": ["convert", "load_mvdream", "load_unet"],

@@ -1,6 +1,6 @@
 """Our own single-folder form of a model: `mvdream.json` beside diffusers' usual parts, all safetensors.
 
-    mvdream.json    {"format": "grounded-dreamer-mvdream", "version": 1, ...the fields of MVDreamConfig}
+    mvdream.json    {"format": "grounded-dreamer-mvdream", "version": 2, ...the fields of MVDreamConfig, "recipe": a Recipe}
     unet/           config.json, diffusion_pytorch_model.safetensors (with the attention's own parameters, if it has any)
     vae/            the same
     text_encoder/   config.json, model.safetensors
@@ -23,6 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig
 
+from ..recipe import Recipe
+from .card import TINY
 from .checkpoint import load_strictly, read_weights
 from .model import MVDream, MVDreamConfig
 from .multiview import RayGeometry, install_multiview_attention
@@ -30,7 +32,8 @@ from .text_tower import build_text_encoder, portable_weights
 from .tokenizer import load_tokenizer, save_tokenizer
 
 FORMAT = "grounded-dreamer-mvdream"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no recipe, and the sampler's steps and guidance scale beside the other fields
+UNCHOSEN = {"steps": 30, "guidance_scale": 7.5}  # what cards of version 1 say where nobody had a say
 _CARD = "mvdream.json"
 _PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -51,6 +54,7 @@ def load_bundle(folder: Path, dtype: torch.dtype) -> MVDream:
     version = card.pop("version", 0)
     if version > FORMAT_VERSION:
         raise ValueError(f"{folder} has bundle format {version}, this release reads up to {FORMAT_VERSION}: update it")
+    recipe = read_recipe(card, version, folder / _CARD)
     unknown = card.keys() - {field.name for field in dataclasses.fields(MVDreamConfig)}
     if unknown:
         raise ValueError(f"{folder / _CARD} has entries that no model has: {', '.join(sorted(unknown))}")
@@ -64,7 +68,23 @@ def load_bundle(folder: Path, dtype: torch.dtype) -> MVDream:
         return unet
 
     unet = load_strictly(build_unet, read_weights(folder / "unet"), dtype, f"the UNet of {folder}")
-    return MVDream(unet, **companions, config=config)
+    return MVDream(unet, **companions, config=config, recipe=recipe)
+
+
+def read_recipe(card: dict, version: int, path: Path) -> Recipe:
+    """The recipe of a card, which loses those entries that are part of it.
+
+    A card of version 1 has the sampler's settings only: a model with a vocabulary of its own gets the bundled tiny model's
+    recipe, as it did then, any other one MVDream's.
+
+    Raises:
+        ValueError: the recipe has entries that there are not, or values out of range; names them and the file.
+    """
+    if version >= 2:
+        return Recipe.from_json(card.pop("recipe", {}), where=f"the recipe in {path}")
+    base = Recipe() if card.get("vocabulary") is None else Recipe.from_json(read_json(TINY / _CARD)["recipe"])
+    given = {name: card.pop(name) for name in UNCHOSEN if name in card}
+    return base if given == UNCHOSEN else Recipe.from_json({"sampling": given}, base, where=f"the sampler in {path}")
 
 
 def load_companions(folder: Path, dtype: torch.dtype) -> dict:
@@ -118,7 +138,8 @@ def _write_parts(model: MVDream, folder: Path, dtype: torch.dtype | None) -> Non
     save_tokenizer(model.tokenizer, folder / "tokenizer")
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", _public(model.scheduler.config))
-    _write_json(folder / _CARD, {"format": FORMAT, "version": FORMAT_VERSION, **dataclasses.asdict(model.config)})
+    head, recipe = {"format": FORMAT, "version": FORMAT_VERSION}, json.loads(model.recipe.to_json())
+    _write_json(folder / _CARD, {**head, **dataclasses.asdict(model.config), "recipe": recipe})
 
 
 def _write_module(

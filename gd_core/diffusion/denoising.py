@@ -16,8 +16,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
+from ..settings.sampling import SAMPLERS as SAMPLERS
 from .multiview import per_image_context, predict_noise, text_kept
-from .samplers import SAMPLERS
 
 # `adjust(step, latents, timestep, alpha_cumprod)` may change the latents before a step (attention refocusing does). Step
 # counts from 0; latents are on the variance-preserving scale that the UNet reads, whatever scale the sampler keeps them on.
@@ -27,7 +27,7 @@ Adjust = Callable[[int, Tensor, Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor], None]
 
 
-def mvdream_schedule() -> DDIMScheduler:
+def mvdream_noise_schedule() -> DDIMScheduler:
     """MVDream's noise schedule and sampler settings: Stable Diffusion's betas, epsilon prediction."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -100,7 +100,7 @@ def sample_latents(
     Raises:
         ValueError: for sizes that do not fit each other, a bad setting, or a model that produced NaN.
     """
-    schedule = schedule or mvdream_schedule()
+    schedule = schedule or mvdream_noise_schedule()
     num_images = len(latents)
     if num_views < 1 or num_images % num_views:
         raise ValueError(f"a batch of {num_images} latents is not made of objects with {num_views} views each")

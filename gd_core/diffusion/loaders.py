@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..devices import resolve_device, resolve_dtype
 from .bundle import is_bundle, load_bundle, load_companions, read_json, save_bundle
+from .card import TINY
 from .checkpoint import load_strictly, read_weights
-from .denoising import mvdream_schedule
+from .denoising import mvdream_noise_schedule
 from .hub import download, is_hub_source
 from .model import MVDream, MVDreamConfig
 from .multiview import install_multiview_attention
@@ -20,8 +21,6 @@ from .text_tower import OPENCLIP_PREFIX, text_encoder_from_original
 from .tokenizer import clip_tokenizer
 from .unet_keys import diffusers_unet_config, diffusers_unet_key, infer_original_config, original_unet_weights
 from .vae_keys import diffusers_vae
-
-TINY = Path(__file__).parents[1] / "weights" / "tiny"
 
 
 def load_mvdream(
@@ -129,6 +128,6 @@ def load_original(weights: Mapping[str, Tensor], dtype: torch.dtype, what: str) 
         vae=load_strictly(lambda: AutoencoderKL(**vae_config), vae_weights, dtype, f"the autoencoder of {what}"),
         text_encoder=text_encoder_from_original(weights, dtype, what),
         tokenizer=clip_tokenizer("!") if is_v21 else clip_tokenizer(),
-        scheduler=mvdream_schedule(),
+        scheduler=mvdream_noise_schedule(),
         config=MVDreamConfig(name="MVDream v2.1" if is_v21 else "MVDream v1.5"),
     )

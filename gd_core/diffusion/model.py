@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..cameras import DEFAULT_DISTANCE, DEFAULT_FOV_Y_DEG, Cameras, orbit_cameras
+from ..recipe import Recipe
 
 
 @dataclass
@@ -23,7 +24,6 @@ class MVDreamConfig:
         prompt_suffix: appended to every prompt that is not empty (MVDream: ", 3d asset").
         image_size: pixels a side that the model was trained at.
         elevation_deg, azimuth_start_deg, fov_y_deg, distance: the default orbit (degrees, world units).
-        steps, guidance_scale: the default sampler settings.
         text_padding: "encoder" keeps the text encoder's own output after the end token (MVDream); "start" repeats the start
             token's embedding there, so that padding tells the UNet nothing.
         vocabulary: the only words the model knows, or None for an open vocabulary.
@@ -37,8 +37,6 @@ class MVDreamConfig:
     azimuth_start_deg: float = 90.0
     fov_y_deg: float = DEFAULT_FOV_Y_DEG
     distance: float = DEFAULT_DISTANCE
-    steps: int = 30
-    guidance_scale: float = 7.5
     text_padding: str = "encoder"
     vocabulary: list[str] | None = None
     ray_geometry: dict | None = None
@@ -52,6 +50,7 @@ class MVDream:
         unet: with multi-view attention installed.
         vae: latents are `(encoded - shift_factor) * scaling_factor`, both from its config.
         scheduler: holds the noise schedule and `prediction_type`; samplers are made from its config.
+        recipe: the settings of every stage that suit this model.
     """
 
     unet: UNet2DConditionModel
@@ -60,6 +59,7 @@ class MVDream:
     tokenizer: CLIPTokenizer
     scheduler: SchedulerMixin
     config: MVDreamConfig = field(default_factory=MVDreamConfig)
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def device(self) -> torch.device:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,12 +70,12 @@ def sample_objects(
     *,
     seeds: Sequence[int],
     focuses: Sequence[Focus | None] | None = None,
-    refocus: RefocusConfig | None = None,
+    refocus: RefocusConfig | Literal["auto"] | None = None,
     negative_prompt: str = "",
     steps: int | None = None,
     guidance_scale: float | None = None,
-    guidance_rescale: float = 0.0,
-    sampler: str = "ddim",
+    guidance_rescale: float | None = None,
+    sampler: str | None = None,
     cameras: Cameras | None = None,
     progress: Progress | None = None,
     on_report: Callable[[StepReport], None] | None = None,
@@ -84,18 +85,17 @@ def sample_objects(
     Args:
         prompts, seeds: one of each for every object; seeds 0 to 2^64 - 1.
         focuses: one an object, None for the prompt's subjects at weight 1 (`Focus.of_subjects`).
-        refocus: attention refocusing; None samples plainly. Attention maps are recorded either way.
+        refocus: attention refocusing, "auto" as the model's recipe has it; None samples plainly. Attention maps are recorded
+            either way.
         negative_prompt: shared by the objects; "" is MVDream's.
-        steps, guidance_scale: None takes the model's own defaults.
-        guidance_rescale, sampler: see `sample_latents`.
+        steps, guidance_scale, guidance_rescale, sampler: see `SamplingConfig`; None takes the model's recipe.
         cameras: shared by the objects, one a view; None takes the orbit that the model was trained for.
         progress: called every step with a preview of x0, `[B*H, V*W, 3]`: one row of views an object.
         on_report: called every step and object with its words' presence and maps. Like `progress` it may raise to cancel.
 
     Raises:
         ValueError: for an empty prompt, a prompt that the model cannot read, a focus word that is not in the prompt, a bad
-        seed or
-            setting.
+            seed or setting.
     """
     if not prompts or len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds: give one seed for each prompt")
@@ -109,8 +109,9 @@ def sample_objects(
     if len(cameras) == 0:
         raise ValueError("no cameras: give one for each view")
     num_views = len(cameras)
-    steps = model.config.steps if steps is None else steps
-    guidance_scale = model.config.guidance_scale if guidance_scale is None else guidance_scale
+    given = {"steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "sampler": sampler}
+    sampling = replace(model.recipe.sampling, **{name: value for name, value in given.items() if value is not None})
+    refocus = model.recipe.refocus if refocus == "auto" else refocus
 
     embeddings = [encode_prompt(model, prompt) for prompt in prompts]
     focuses = [_located(focus, e) for focus, e in zip(focuses or [None] * len(prompts), embeddings, strict=True)]
@@ -118,14 +119,14 @@ def sample_objects(
     context = torch.cat([e.embeddings for e in embeddings])
     conditioning = cameras.conditioning().to(model.device, model.dtype)
     noise = torch.cat([initial_noise(seed, num_views, model.latent_size) for seed in seeds]).to(model.device, model.dtype)
-    record = AttentionRecord([e.words for e in embeddings], focuses, refocus or RefocusConfig(), num_views)
+    record = AttentionRecord([e.words for e in embeddings], focuses, refocus or model.recipe.refocus, num_views)
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         return predict_noise(model.unet, latents, timestep, context, conditioning.repeat(len(prompts), 1), num_views)
 
     refocuser = None
     if refocus is not None:
-        refocuser = Refocuser(model.unet, predict, focuses, refocus, num_views=num_views, steps=steps)
+        refocuser = Refocuser(model.unet, predict, focuses, refocus, num_views=num_views, steps=sampling.steps)
     capture = AttentionCapture(
         model.unet, downscale=record.config.downscale, num_tokens=record.num_tokens, last_images=len(noise)
     )
@@ -136,9 +137,9 @@ def sample_objects(
         if on_report is not None:
             threshold = refocuser.thresholds.get(step - 1) if refocuser is not None else None
             for i, (presence, attention) in enumerate(zip(record.presence(maps), record.attention(maps), strict=True)):
-                on_report(StepReport(i, step, steps, presence, threshold, attention))
+                on_report(StepReport(i, step, sampling.steps, presence, threshold, attention))
         if progress is not None:
-            progress(step, steps, latent_preview(model, x0, num_views))
+            progress(step, sampling.steps, latent_preview(model, x0, num_views))
 
     start = time.perf_counter()
     with capture:
@@ -149,21 +150,15 @@ def sample_objects(
             negative.embeddings,
             conditioning,
             num_views=num_views,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            sampler=sampler,
+            **asdict(sampling),
             schedule=model.scheduler,
-            guidance_rescale=guidance_rescale,
             adjust=refocuser,
             num_adjusted=refocuser.num_altered if refocuser is not None else 0,
             on_step=on_step,
         )
     settings = {
         "model": model.config.name,
-        "sampler": sampler,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "guidance_rescale": guidance_rescale,
+        **asdict(sampling),
         "refocus": None if refocus is None else asdict(refocus),
         "sampling_seconds": round((time.perf_counter() - start) / len(prompts), 3),
     }
@@ -186,6 +181,7 @@ def sample_objects(
                 negative_prompt=negative_prompt,
                 seed=seeds[i],
                 provenance=provenance,
+                recipe=model.recipe,
             )
         )
     return views

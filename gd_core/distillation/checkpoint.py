@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..files import write_tensors
 from ..nerf.field import RadianceField
+from ..settings.refine import RefineConfig
 from ..views import ViewSet
-from .config import RefineConfig
 from .guidance import Guidance
 
 FORMAT = "grounded-dreamer-refinement"

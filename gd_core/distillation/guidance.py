@@ -136,12 +136,18 @@ class Guidance:
 
 
 def multiview_guidance(
-    model: MVDream, prompt: str, negative_prompt: str | None = None, *, num_views: int = 4, checkpointing: bool = False
+    model: MVDream,
+    prompt: str,
+    negative_prompt: str | None = None,
+    *,
+    suffix: bool = True,
+    num_views: int = 4,
+    checkpointing: bool = False,
 ) -> Guidance:
     """Guidance by a multi-view model; `num_views=1` uses its plain 2D mode.
 
     Args:
-        prompt: the model's suffix is appended, as in sampling.
+        prompt: what the views show. suffix: whether the model's is appended to it, as in sampling.
         negative_prompt: None takes MVDream's list, or nothing where the model's text encoder cannot read that.
 
     Raises:
@@ -155,7 +161,7 @@ def multiview_guidance(
     if negative_prompt is None:
         negative_prompt = MVDREAM_NEGATIVE_PROMPT if _reads_mvdreams_list(model) else ""
     with torch.no_grad():
-        context = encode_prompt(model, prompt).embeddings
+        context = encode_prompt(model, prompt, suffix=suffix).embeddings
         negative_context = encode_prompt(model, negative_prompt, suffix=False).embeddings
     return Guidance(
         unet=model.unet,

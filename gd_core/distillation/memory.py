@@ -14,7 +14,7 @@ from torch import nn
 from ..devices import free_memory
 from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
-from .config import RefineConfig
+from ..settings.refine import RefineConfig
 from .guidance import Guidance
 from .objective import ReferenceRays
 

@@ -7,6 +7,7 @@ Reference rays keep the composition; SDS on a random orbit of orthogonal cameras
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,17 @@ from torch.utils.checkpoint import checkpoint
 from ..cameras import Cameras, orbit_cameras
 from ..nerf.evidence import view_backgrounds
 from ..nerf.field import RadianceField
+from ..settings.refine import RefineConfig
 from ..views import ViewSet
-from .config import RefineConfig
 from .guidance import Guidance
 
 ORIENT_RAYS = 256  # normals cost seven field queries a sample, and their penalty is an average anyway
 HELD_BACK_TIMESTEPS = (200, 400, 600)
+
+
+def between(bounds: tuple[float, float], share: float) -> float:
+    """`share` 0 gives the lower bound, 1 the upper one."""
+    return bounds[0] + (bounds[1] - bounds[0]) * share
 
 
 @dataclass
@@ -80,7 +86,7 @@ class HybridObjective:
     """The terms of the loss for one scene; all randomness comes from the generator it is handed.
 
     Attributes:
-        distance, fov_y_deg: of the random cameras, those of the reference views.
+        distance, fov_y_deg: of the reference views' cameras.
         max_image_size, rays_per_chunk: limits of the memory preset, which may change during the run.
     """
 
@@ -157,10 +163,19 @@ class HybridObjective:
         return (out.weights[out.seen] * away.square()).sum() / ORIENT_RAYS
 
     def random_cameras(self, generator: torch.Generator) -> Cameras:
-        """Four orthogonal views: one elevation and one azimuth offset for the group."""
-        low, high = self.config.elevation_deg
-        u, v = torch.rand(2, generator=generator).tolist()
-        return orbit_cameras(4, low + (high - low) * u, 360 * v, distance=self.distance, fov_y_deg=self.fov_y_deg)
+        """Four orthogonal views: one elevation, azimuth offset, field of view and distance for the group."""
+        config = self.config
+        coin, u, v, w, x = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+        if coin < config.uniform_elevation:
+            elevation = between(config.elevation_deg, u)
+        else:  # as MVDream-threestudio draws it: between 0 and 30 degrees it reaches 19.5
+            low, high = ((bound + 90) / 180 for bound in config.elevation_deg)
+            elevation = math.degrees(math.asin(2 * between((low, high), u) - 1))
+        fov_y_deg = self.fov_y_deg if config.fov_y_deg is None else between(config.fov_y_deg, w)
+        distance = self.distance
+        if config.relative_distance is not None:
+            distance = between(config.relative_distance, x) / math.tan(math.radians(fov_y_deg) / 2)
+        return orbit_cameras(4, elevation, 360 * v, distance=distance, fov_y_deg=fov_y_deg)
 
     def image_size(self, share: float) -> int:
         """Pixels a side of the SDS renders."""

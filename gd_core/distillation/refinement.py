@@ -17,9 +17,9 @@ from ..devices import release_memory
 from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
 from ..nerf.fit import make_optimizer
+from ..settings.refine import RefineConfig
 from ..views import Progress, ViewSet
 from .checkpoint import RefineState, Snapshot, fingerprint, load_state, save_state
-from .config import RefineConfig
 from .guidance import Guidance, frozen, image_guidance, multiview_guidance
 from .memory import choose_preset, is_out_of_memory, offloaded, preset_named, smaller_preset
 from .objective import HybridObjective, reference_rays
@@ -43,7 +43,7 @@ def refine(
     field: RadianceField,
     views: ViewSet,
     model: MVDream | StableDiffusionPipeline,
-    config: RefineConfig = RefineConfig(),  # noqa: B008
+    config: RefineConfig | None = None,
     progress: Progress | None = None,
     resume: str | Path | None = None,
 ) -> RadianceField:
@@ -55,6 +55,7 @@ def refine(
         field: fitted to `views`; left as it is.
         views: the reference views, with the prompt that they show.
         model: the multi-view model that judges novel views, or a Stable Diffusion pipeline for 2D guidance.
+        config: None takes the model's recipe; that of the views where the model has none.
         progress: called after each step with a render; may raise to cancel.
         resume: checkpoint file. It is written every 10 seconds and when `progress` raises; where it exists, the run goes on
             from it as if it had not stopped: bit for bit on a CPU, on CUDA to rounding. It stays at the end: whoever has saved
@@ -70,6 +71,8 @@ def refine(
         MemoryError: not even the smallest memory preset fits.
     """
     checkpoint = None if resume is None else Path(resume)
+    if config is None:
+        config = (model if isinstance(model, MVDream) else views).recipe.refine
     with ExitStack() as stack:
         run = Refinement(field, views, model, config, checkpoint, stack)
         while run.state.step < config.steps and not run.stopped:
@@ -84,7 +87,8 @@ def make_guidance(model: MVDream | StableDiffusionPipeline, views: ViewSet, conf
     if not views.prompt.strip():
         raise ValueError("the views carry no prompt, which refinement is guided by: give them the text that they show")
     if isinstance(model, MVDream):
-        return multiview_guidance(model, views.prompt, config.negative_prompt, num_views=4 if config.multi_view else 1)
+        views_judged = 4 if config.multi_view else 1
+        return multiview_guidance(model, views.prompt, config.negative_prompt, suffix=config.suffix, num_views=views_judged)
     return image_guidance(model, views.prompt, config.negative_prompt or "")
 
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..cameras import camera_conditioning
 from ..diffusion.multiview import MultiViewAttnProcessor, per_image_context, predict_noise
+from ..settings.refine import FORMS as FORMS
 
-FORMS = ("recon", "classic")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from ..settings.mesh import MAX_UNWRAP_FACES as MAX_UNWRAP_FACES
 from .density import Field, query
 from .surface import Faces, Vertices, unit
 
 PADDING_TEXELS = 4  # between charts: two mip levels without bleeding
-MAX_UNWRAP_FACES = 400_000  # xatlas takes minutes and more above
 PAIRS_PER_PASS = 1 << 20  # (triangle, texel) pairs rasterised at once
 TEXELS_PER_BAKE = 1 << 16  # coloured at once
 TEXELS_PER_BAND = 1 << 20  # of a band of rows that is padded at once

@@ -9,42 +9,16 @@ parameter layout, so that a field fitted with the one loads with the other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..devices import TINYCUDANN, backend
+from ..settings.fit import EncodingConfig as EncodingConfig
 
-ENCODINGS = ("vm", "hash")
 HASH_PRIMES = (1, 2654435761, 805459861)  # Instant NGP, equation 4
 HASH_FEATURES = 2  # a level
-
-
-@dataclass(frozen=True)
-class EncodingConfig:
-    """What an encoding is made of; stored in the header of a saved field.
-
-    Attributes:
-        kind: `"vm"` (plain torch, any device) or `"hash"` (tiny-cuda-nn where it serves, see `devices`, else plain torch).
-        resolution: of the VM planes, in texels a side.
-        channels: components of each VM plane; the encoding has three times as many features.
-        levels, log2_table, base_resolution, level_scale: of the hash grid, two features a level. The defaults are those of
-            MVDream-threestudio's `mvdream-sd21.yaml`.
-    """
-
-    kind: str = "vm"
-    resolution: int = 96
-    channels: int = 8
-    levels: int = 16
-    log2_table: int = 19
-    base_resolution: int = 16
-    level_scale: float = 1.447269237440378
-
-    def __post_init__(self) -> None:
-        if self.kind not in ENCODINGS:
-            raise ValueError(f"unknown NeRF encoding {self.kind!r}: choose one of {', '.join(ENCODINGS)}")
 
 
 def make_encoding(config: EncodingConfig, device: torch.device, generator: torch.Generator) -> nn.Module:

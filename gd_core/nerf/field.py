@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,37 +15,19 @@ from torch import Tensor, nn
 from ..cameras import Cameras
 from ..devices import resolve_device
 from ..files import write_tensors
+from ..recipe import Recipe
+from ..settings.fit import EncodingConfig, ShapeConfig
+from ..settings.fit import FieldConfig as FieldConfig
 from .compositing import RaySamples, render_weights
-from .encodings import EncodingConfig, make_encoding
+from .encodings import make_encoding
 from .lighting import Lighting
 from .occupancy import OccupancyGrid
-from .shape import ShapeConfig, SignedDistanceGrid
+from .shape import SignedDistanceGrid
 
 FORMAT = "grounded-dreamer-field"
 FORMAT_VERSION = 3
 UNLIT_VERSION = 2  # had no lighting, and is read as one that is lit from all around; 1 had its density from the encoding
 NEGLIGIBLE = 1e-3  # weight of a sample whose colour nobody would see
-
-
-@dataclass(frozen=True)
-class FieldConfig:
-    """Shape of a field; stored in the header of its file.
-
-    Attributes:
-        encoding: of the albedo, see `EncodingConfig`.
-        hidden: width of the one hidden layer of the albedo's MLP.
-        half_size: the field lives in the box [-half_size, half_size]^3, world units.
-        occupancy_resolution: cells a side of the occupancy grid.
-        step: length of a sampling stratum along a ray, world units.
-        shape: of the signed distance, see `ShapeConfig`.
-    """
-
-    encoding: EncodingConfig = field(default_factory=EncodingConfig)
-    hidden: int = 32
-    half_size: float = 1.0
-    occupancy_resolution: int = 64
-    step: float = 0.02
-    shape: ShapeConfig = field(default_factory=ShapeConfig)
 
 
 @dataclass
@@ -93,13 +75,14 @@ class RadianceField(nn.Module):
     belongs to whoever trains.
 
     Attributes:
-        config: its shape. provenance: JSON-able record of how it was made, saved with it.
+        config: its shape. provenance: JSON-able record of how it was made, saved with it. recipe: that of its views.
     """
 
-    def __init__(self, config: FieldConfig = FieldConfig(), device: torch.device | str = "cpu", seed: int = 0) -> None:
+    def __init__(self, config: FieldConfig | None = None, device: torch.device | str = "cpu", seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config or FieldConfig()
         self.provenance: dict = {}
+        self.recipe = Recipe()
         device = torch.device(device)
         generator = torch.Generator().manual_seed(seed)
         self.encoding = make_encoding(config.encoding, device, generator)
@@ -227,7 +210,13 @@ class RadianceField(nn.Module):
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"cannot save the field to {path}: there is no folder {path.parent}")
-        header = {"format": FORMAT, "version": FORMAT_VERSION, "config": asdict(self.config), "provenance": self.provenance}
+        header = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "config": asdict(self.config),
+            "provenance": self.provenance,
+            "recipe": json.loads(self.recipe.to_json()),
+        }
         write_tensors(path, self.state_dict(), header)
 
 
@@ -265,4 +254,5 @@ def load_field(path: str | Path, device: torch.device | str = "auto") -> Radianc
     loaded = RadianceField(FieldConfig(**config), resolve_device(device))
     loaded.load_state_dict(tensors)
     loaded.provenance = header["provenance"]
+    loaded.recipe = Recipe.from_json(header.get("recipe", {}), where=f"the recipe in {path}")  # older files have none
     return loaded

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..devices import resolve_device
+from ..settings.fit import FitConfig as FitConfig
 from ..views import Progress, ViewSet
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
-from .field import FieldConfig, RadianceField, RayOutput
+from .field import RadianceField, RayOutput
 
 logger = logging.getLogger(__name__)
 
@@ -41,64 +42,9 @@ LIT_AFTER = 0.4  # share of the fit before which light falls evenly; on fog it w
 LR_DECAY = 0.1  # of all learning rates over the whole fit
 
 
-@dataclass(frozen=True)
-class FitConfig:
-    """Settings of `fit_views`.
-
-    Attributes:
-        field: shape of the field at the end of the fit.
-        steps: optimiser steps, unless `seconds` is given.
-        seconds: wall-clock budget instead of `steps`. Results then depend on the machine and on what else it does.
-        rays_per_step: rays drawn each step.
-        shape_lr, grid_lr, mlp_lr, light_lr: Adam's learning rates of the signed distance (world units), of the albedo's
-            encoding, of its MLP and of the light, all of which decay to a tenth. With a `light_lr` of 0 shade is painted on.
-        softness: of the surface at the start and at the end, world units; it hardens exponentially until `HARD_AT` of the fit.
-        bending: weight of the mean squared second derivative of the signed distance.
-        underside: weight of the volume above surfaces that face down and no view, as a share of the box: they are drawn flat.
-        mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
-        color_smoothness: weight at the start of the albedo's mean difference between points one stratum apart.
-        plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
-        coarse: (share of the fit, resolution as a share of the final one): VM planes have the resolution of the last entry
-            whose share is over.
-        prune_after, prune_every: steps before the occupancy grid is first re-measured, and between re-measurements.
-        patience: checks of the held-back rays (every `check_every` steps) without progress after which the fit stops early;
-            0 never stops.
-        seed: of everything random here.
-    """
-
-    field: FieldConfig = field(default_factory=FieldConfig)
-    steps: int = 500
-    seconds: float | None = None
-    rays_per_step: int = 1024
-    shape_lr: float = 0.01
-    grid_lr: float = 0.05
-    mlp_lr: float = 0.02
-    light_lr: float = 0.02
-    softness: tuple[float, float] = (0.1, 0.01)
-    bending: float = 2e-4
-    underside: float = 0.05
-    mask_weight: float = 0.1
-    color_smoothness: float = 2.0
-    plane_variation: float = 0.3
-    coarse: tuple[tuple[float, float], ...] = ((0.0, 0.5), (0.3, 1.0))
-    prune_after: int = 100
-    prune_every: int = 16
-    patience: int = 8
-    check_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.rays_per_step < 1:
-            raise ValueError(f"a fit needs at least one step and one ray, got steps={self.steps}, rays={self.rays_per_step}")
-        if self.seconds is not None and not self.seconds > 0:
-            raise ValueError(f"the budget must be a positive number of seconds, got {self.seconds}")
-        if not min(self.softness) > 0:
-            raise ValueError(f"the surface's softness must be above 0 world units at both ends of the fit, got {self.softness}")
-
-
 def fit_views(
     views: ViewSet,
-    config: FitConfig = FitConfig(),
+    config: FitConfig | None = None,
     progress: Progress | None = None,
     resume: str | Path | None = None,
     *,
@@ -108,6 +54,7 @@ def fit_views(
 
     Args:
         views: masks are soft evidence; views that disagree cost detail, not the subject. Views with an empty mask are left out.
+        config: None takes the recipe that the views carry.
         progress: called after each step, every few seconds with a preview. With a budget in seconds, `total` is an estimate.
         resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU; on CUDA
             to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
@@ -121,7 +68,7 @@ def fit_views(
         ValueError: the masks are empty, the cameras do not look at the box, or `resume` belongs to another fit.
     """
     checkpoint = None if resume is None else Path(resume)
-    fit = SparseViewFit(views, config, resolve_device(device))
+    fit = SparseViewFit(views, views.recipe.fit if config is None else config, resolve_device(device))
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
         logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
@@ -147,7 +94,7 @@ def fit_views(
                     fit.save(checkpoint)
                 raise
     logger.info("NeRF fit: %d steps in %.0f s, held-back error %.5f", fit.steps_done, fit.elapsed, fit.best_error)
-    fit.field.provenance = {"fit": fit.report()}
+    fit.field.provenance, fit.field.recipe = {"fit": fit.report()}, views.recipe
     return fit.field
 
 

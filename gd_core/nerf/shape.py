@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -25,24 +24,11 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor, nn
 
+from ..settings.fit import ShapeConfig as ShapeConfig
+
 START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
 FLAT = 1e-3  # slope in cells, below which it has no direction
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
-
-
-@dataclass(frozen=True)
-class ShapeConfig:
-    """What a shape is made of; stored in the header of a saved field.
-
-    Attributes:
-        resolutions: cells a side of the pyramid's grids, the finest last.
-    """
-
-    resolutions: tuple[int, ...] = (16, 32, 64)
-
-    def __post_init__(self) -> None:
-        if not self.resolutions or min(self.resolutions) < 4:
-            raise ValueError(f"a shape needs grids of at least 4 cells a side, got {self.resolutions}")
 
 
 class SignedDistanceGrid(nn.Module):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import SAMPLERS, load_unet
-from gd_core.diffusion.denoising import make_sampler, mvdream_schedule, rescale_guidance, sample_latents
+from gd_core.diffusion.denoising import make_sampler, mvdream_noise_schedule, rescale_guidance, sample_latents
 from gd_core.diffusion.sampling import initial_noise, latent_preview, sample_objects, sample_views
 from tests.random_models import GEOMETRY, random_mvdream
 
@@ -48,7 +48,7 @@ def test_ddim_follows_mvdreams_trajectory(unet, steps, guidance):
 
 
 def test_noise_schedule_and_timesteps_are_mvdreams():
-    schedule = mvdream_schedule()
+    schedule = mvdream_noise_schedule()
     assert torch.allclose(schedule.alphas_cumprod, GOLDEN["alphas_cumprod"], atol=1e-6)
     for steps in (20, 25, 50):
         timesteps = make_sampler(schedule, "ddim", steps, torch.device("cpu")).timesteps
@@ -63,7 +63,7 @@ class GaussianUNet(torch.nn.Module):
     def __init__(self, prediction_type):
         super().__init__()
         self.prediction_type, self.class_embedding, self.attn_processors = prediction_type, None, {}
-        self.alphas = mvdream_schedule().alphas_cumprod
+        self.alphas = mvdream_noise_schedule().alphas_cumprod
 
     def forward(self, latents, timestep, **_):
         a = self.alphas[int(timestep)]
@@ -75,7 +75,7 @@ class GaussianUNet(torch.nn.Module):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_reaches_the_data(sampler, prediction_type):
-    schedule = DDIMScheduler.from_config(mvdream_schedule().config, prediction_type=prediction_type)
+    schedule = DDIMScheduler.from_config(mvdream_noise_schedule().config, prediction_type=prediction_type)
     noise = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     context = torch.zeros(1, 77, 8)
     x0s = []

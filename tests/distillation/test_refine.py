@@ -11,9 +11,10 @@ from gd_core.distillation import Ramp, RefineConfig, refine
 from gd_core.distillation.objective import HybridObjective, reference_rays
 from gd_core.distillation.refinement import VISIBLE_PSNR, Refinement, make_guidance
 from tests.distillation.conftest import sphere_views
+from tests.random_models import TINY_RECIPE
 
-CONFIG = RefineConfig(
-    steps=6, evaluate_every=2, milestones=((0.0, 0.25),), reference_rays=128, sds_weight=Ramp(0.1, 0.1), orient_weight=0.01
+CONFIG = replace(
+    TINY_RECIPE.refine, steps=6, evaluate_every=2, milestones=((0.0, 0.25),), reference_rays=128, sds_weight=Ramp(0.1, 0.1)
 )
 
 

@@ -3,13 +3,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gd_core.distillation import Ramp, TimestepSchedule, mvdream_schedule, warm_start_schedule
+from gd_core.distillation import Ramp, TimestepSchedule, cold_schedule, warm_schedule
 
 SHARES = st.floats(0, 0.99)
 
 
 def test_annealing_table_is_threestudios(sds_golden):
-    schedule = mvdream_schedule()
+    schedule = cold_schedule()
     for step, lower, upper in sds_golden["anneal_step_min_max"].tolist():
         assert schedule.bounds(step) == (lower, upper)
 
@@ -31,8 +31,8 @@ def test_both_bounds_are_drawn():
 
 
 def test_warm_start_begins_below_pure_noise_and_ends_lower():
-    schedule = warm_start_schedule()
-    assert schedule.bounds(0)[1] < mvdream_schedule().bounds(0)[0]
+    schedule = warm_schedule()
+    assert schedule.bounds(0)[1] < cold_schedule().bounds(0)[0]
     assert schedule.bounds(1)[1] < schedule.bounds(0)[1]
 
 

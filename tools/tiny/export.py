@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 
-from gd_core.diffusion.bundle import save_bundle
+from gd_core.diffusion.bundle import read_json, save_bundle
+from gd_core.diffusion.card import TINY
 from gd_core.diffusion.model import MVDream, MVDreamConfig
+from gd_core.recipe import Recipe
 
 from .scenes import VOCABULARY
 from .unet import GEOMETRY, SCHEDULER_CONFIG, SUFFIX, load_averaged
@@ -26,8 +28,6 @@ def assemble(run: Path) -> MVDream:
         image_size=64,
         fov_y_deg=GEOMETRY["fov_y_deg"],
         distance=GEOMETRY["distance"],
-        steps=25,
-        guidance_scale=2.0,
         text_padding="start",
         vocabulary=VOCABULARY,
         ray_geometry=GEOMETRY,
@@ -39,6 +39,7 @@ def assemble(run: Path) -> MVDream:
         tokenizer=trained.tokenizer,
         scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
         config=config,
+        recipe=Recipe.from_json(read_json(TINY / "mvdream.json")["recipe"]),
     )
 
 

@@ -1,7 +1,7 @@
 """How a quantity moves while a field is refined: linear ramps, and the bounds that a diffusion timestep is drawn between.
 
 MVDream-threestudio's yaml anneals the upper bound 0.98 -> 0.50 and the lower 0.98 -> 0.02 over 8000 steps, since its field
-starts as a blob. Here the field has been fitted to four views, so the **warm start** begins below pure noise: what is already
+starts as a blob. Here the field has been fitted to four views, so the **warm start** joins in below pure noise: what is already
 right is kept, and only detail that smaller noise destroys is redrawn (see `docs/refinement.md`).
 """
 
@@ -62,11 +62,11 @@ class TimestepSchedule:
         return int(torch.randint(lower, upper + 1, (), generator=generator, device=generator.device))
 
 
-def mvdream_schedule(last: float = 8000) -> TimestepSchedule:
-    """MVDream-threestudio's annealing (mvdream-sd21.yaml), in steps; `last=0.8` gives it as shares of a run of 10000."""
+def cold_schedule(last: float = 8000) -> TimestepSchedule:
+    """MVDream-threestudio's annealing (mvdream-sd21.yaml), in steps; `last=0.8` gives it as shares of a run of 10,000."""
     return TimestepSchedule(lower=Ramp(0.98, 0.02, last=last), upper=Ramp(0.98, 0.50, last=last))
 
 
-def warm_start_schedule() -> TimestepSchedule:
-    """Bounds for a field that is already a good guess, over the share of the run."""
-    return TimestepSchedule(lower=Ramp(0.50, 0.02, last=0.8), upper=Ramp(0.70, 0.25, last=0.8))
+def warm_schedule() -> TimestepSchedule:
+    """The same annealing joined at step 4,667 of 10,000, where its upper bound is down to 0.70, over the 5,333 steps left."""
+    return TimestepSchedule(lower=Ramp(0.42, 0.02, last=0.625), upper=Ramp(0.70, 0.50, last=0.625))

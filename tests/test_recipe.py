@@ -1,0 +1,155 @@
+"""The recipe: MVDream's own, a bundle's, one from an older release, and what is not one."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gd_core.cameras import orbit_cameras
+from gd_core.diffusion.bundle import load_bundle, save_bundle
+from gd_core.recipe import Recipe, chosen
+from gd_core.settings.fit import FitConfig
+from gd_core.settings.reading import to_plain
+from gd_core.settings.refocus import RefocusConfig, refocusing
+from gd_core.settings.sampling import SamplingConfig
+from gd_core.views import ViewSet, load_views
+from tests.random_models import QUICK_RECIPE, TINY_RECIPE, random_mvdream
+
+MVDREAM = Recipe()
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "small"
+    save_bundle(random_mvdream(tmp_path_factory.mktemp("tokenizer")), folder)
+    return folder
+
+
+def with_card(bundle, tmp_path, **changes):
+    """A folder like `bundle` with another card; a change to None takes the entry away."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for part in bundle.iterdir():
+        if part.is_dir():
+            (folder / part.name).symlink_to(part)
+    card = json.loads((bundle / "mvdream.json").read_text()) | changes
+    (folder / "mvdream.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+    return folder
+
+
+def test_mvdreams_settings_are_its_authors():
+    """MVDream's t2i.py, and MVDream-threestudio's mvdream-sd21.yaml from the step on where a fitted field joins in."""
+    assert (MVDREAM.sampling.steps, MVDREAM.sampling.guidance_scale, MVDREAM.sampling.sampler) == (50, 10, "ddim")
+    refine = MVDREAM.refine
+    assert refine.guidance_scale == 50 and refine.std_rescale == 0.5 and refine.form == "recon" and not refine.suffix
+    assert refine.elevation_deg == (0, 30) and refine.fov_y_deg == (15, 60) and refine.relative_distance == (0.8, 1.0)
+    joined = 10_000 - refine.steps
+    for share in (0.0, 0.3, 0.625, 1.0):
+        step = joined + share * refine.steps
+        fallen = min(step / 8000, 1)
+        expected = (980 - 960 * fallen, 980 - 480 * fallen)
+        assert refine.timesteps.bounds(share) == pytest.approx(expected, abs=1.5)
+    assert joined + refine.milestones[1][0] * refine.steps == pytest.approx(5000, abs=1)
+    assert MVDREAM.refocus == RefocusConfig.attend_and_excite()
+
+
+@pytest.mark.parametrize("recipe", [MVDREAM, TINY_RECIPE, QUICK_RECIPE], ids=["mvdream", "tiny", "quick"])
+def test_json_and_back(recipe):
+    assert Recipe.from_json(recipe.to_json()) == Recipe.from_json(json.loads(recipe.to_json())) == recipe
+    assert "seed" not in recipe.to_json() and "preset" not in recipe.to_json()
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda x: st.lists(x) | st.dictionaries(
+    st.sampled_from(["sampling", "refine", "fit", "steps", "timesteps", "coarse", "field", "seed"]), x)))  # fmt: skip
+def test_whatever_is_there_it_is_a_recipe_or_a_sentence(data):
+    try:
+        Recipe.from_json(json.dumps(data))
+    except ValueError as error:
+        assert str(error).startswith("recipe")
+
+
+BAD = {
+    "unknown stage": ({"bake": {}}, "entry 'bake' that there is not"),
+    "unknown setting": ({"refine": {"stepz": 3}}, "recipe.refine has an entry 'stepz'"),
+    "of a run": ({"fit": {"seed": 3}}, "recipe.fit has an entry 'seed'"),
+    "absurd steps": ({"sampling": {"steps": 10**9}}, "recipe.sampling: sampling steps must be between 1 and 1000"),
+    "negative rate": ({"refine": {"shape_lr": -1.0}}, "shape_lr must be between"),
+    "not a number": ({"refine": {"guidance_scale": float("nan")}}, "guidance_scale must be a finite number"),
+    "infinite": ({"fit": {"bending": float("inf")}}, "bending must be a finite number"),
+    "another type": ({"fit": {"steps": "many"}}, "recipe.fit.steps must be a whole number, got 'many'"),
+    "a truth for a number": ({"fit": {"steps": True}}, "recipe.fit.steps must be a whole number"),
+    "a huge grid": ({"fit": {"field": {"shape": {"resolutions": [100000]}}}}, "at most 1024"),
+    "a huge mesh": ({"mesh": {"resolution": 4096}}, "mesh resolution must be"),
+    "half a ramp": ({"refine": {"sds_weight": {"start": "x"}}}, "recipe.refine.sds_weight.start must be a finite number"),
+    "no list": ({"refocus": {"thresholds": 3}}, "recipe.refocus.thresholds must be a list"),
+    "no object": ({"mesh": [1]}, "recipe.mesh must be an object of settings"),
+    "not even that": ("[", "not valid JSON"),
+    "a flood": ("[" * 50_000, "recipe"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), BAD.values(), ids=BAD)
+def test_what_is_no_recipe_is_refused_by_name(data, message):
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        Recipe.from_json(data)
+
+
+@pytest.mark.parametrize("name", ["unknown setting", "absurd steps", "not a number", "a huge grid"])
+def test_a_bundle_with_such_a_recipe_names_its_card(bundle, tmp_path, name):
+    data, _ = BAD[name]
+    with pytest.raises(ValueError, match=r"the recipe in .*mvdream\.json"):
+        load_bundle(with_card(bundle, tmp_path, recipe=data), torch.float32)
+
+
+def test_a_bundle_keeps_its_models_recipe(bundle):
+    assert load_bundle(bundle, torch.float32).recipe == QUICK_RECIPE
+
+
+def test_a_bundle_of_the_previous_release_gets_the_recipe_that_suits_it(bundle, tmp_path):
+    """A converted MVDream had the sampler's settings that nobody chose; a toy with a vocabulary its own."""
+    old = {"version": 1, "recipe": None}
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    converted = with_card(bundle, tmp_path / "a", **old, steps=30, guidance_scale=7.5)
+    assert load_bundle(converted, torch.float32).recipe == MVDREAM
+    toy = with_card(bundle, tmp_path / "b", **old, steps=25, guidance_scale=2.0, vocabulary=["a", "red", "cube"])
+    assert load_bundle(toy, torch.float32).recipe == TINY_RECIPE
+    chosen_steps = with_card(bundle, tmp_path / "c", **old, steps=12, guidance_scale=7.5)
+    sampling = replace(MVDREAM.sampling, steps=12, guidance_scale=7.5)
+    assert load_bundle(chosen_steps, torch.float32).recipe == replace(MVDREAM, sampling=sampling)
+
+
+def test_views_carry_the_recipe_into_their_file_and_back(tmp_path):
+    views = ViewSet(torch.ones(4, 16, 16, 3), torch.zeros(4, 16, 16), orbit_cameras(), recipe=TINY_RECIPE)
+    views.save(tmp_path / "views.safetensors")
+    assert load_views(tmp_path / "views.safetensors").recipe == views.clone().recipe == TINY_RECIPE
+
+
+def test_changes_are_made_to_the_recipe_and_to_nothing_else():
+    assert chosen(TINY_RECIPE.fit, {}, "the fit") == TINY_RECIPE.fit
+    assert chosen(TINY_RECIPE.fit, {"steps": 7, "seed": 3}, "the fit") == replace(TINY_RECIPE.fit, steps=7, seed=3)
+    whole = FitConfig(steps=9)
+    assert chosen(TINY_RECIPE.fit, whole, "the fit") is whole
+    with pytest.raises(ValueError, match=r"the fit\.steps"):
+        chosen(TINY_RECIPE.fit, {"steps": 1.5}, "the fit")
+
+
+def test_the_paper_and_per_view_are_one_choice():
+    base = replace(MVDREAM.refocus, downscale=4, checkpointing=True)
+    assert chosen(base, refocusing(), "refocusing") == base
+    per_view = chosen(base, refocusing("per view", "none", share=0.3), "refocusing")
+    assert per_view == replace(RefocusConfig(), downscale=4, checkpointing=True, share=0.3)
+    paper = chosen(per_view, refocusing("paper", strength=0.6), "refocusing")
+    assert paper.objective == "mean_views" and paper.step_size == 0.6 and paper.normalise and paper.thresholds
+    assert refocusing(thresholds="0:0.05, 0.2:0.5")["thresholds"] == ((0, 0.05), (0.2, 0.5))
+    for bad in ("half", "1:2:3", "0.1", ":"):
+        with pytest.raises(ValueError, match="pairs of a share"):
+            refocusing(thresholds=bad)
+
+
+def test_settings_are_plain_json():
+    assert to_plain(SamplingConfig()) == {"steps": 50, "guidance_scale": 10.0, "guidance_rescale": 0.0, "sampler": "ddim"}
