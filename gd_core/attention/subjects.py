@@ -1,100 +1,162 @@
-"""The subjects of a prompt by a small rule, without a language model.
+"""The subjects of a prompt: the nouns that its noun phrases are about, with the words that belong to them.
 
-The rule: determiners, prepositions, conjunctions, verbs and punctuation cut the prompt into phrases. The last word of a phrase
-is its noun, the words before it are the adjectives bound to it: "a big red cube on a table" -> cube (big, red), table. Three
-exceptions:
-
-* A word in -ing is a verb when a noun may already stand before it ("a corgi riding a bike"), unless it is a common noun
-  ("a tall building").
-* If some phrase begins with a determiner or a number, then phrases that stand behind a comma without one are style, not
-  subjects ("a dog and a cat, highly detailed").
-* A noun that names the picture rather than what is in it is no subject before "of" ("a photo of a cube").
+`tagging` says what each word does; a phrase is a noun with the adjectives and nouns before it, lists such as "big, red"
+included: "a big, red cube on a paper plane" -> cube (big, red), plane (paper). Phrases that name no thing in the picture are
+left out: the picture itself ("a photo of"), its qualities ("highly detailed, studio light"), what something is made of ("made
+of glass"), what is not there ("without a hat"), colours, times, and the parts of a body ("on its head").
 
 It is a default to start from: the focus widget shows what it found, and any word can be added or taken out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .closed_words import (
+    AUXILIARIES,
+    BODY_PARTS,
+    CAMERA,
+    COLOURS,
+    CONJUNCTIONS,
+    DEGREES,
+    DETERMINERS,
+    MANNERS,
+    NOT_THERE,
+    PICTURES,
+    POSSESSIVES,
+    PREPOSITIONS,
+    PRONOUNS,
+    QUALITIES,
+    SEEN_TOO,
+    STUFFS,
+    TIMES,
+)
+from .lexicon import readings
+from .tagging import ADJECTIVE, ADVERB, AND, DET, NOUN, PART, PREP, STOP, STYLE, VERB, roles
 from .words import Word, is_word, prompt_words, split_prompt
 
-DETERMINERS = frozenset(
-    """a an the this that these those some any each every another his her its their my your our one two three four five six
-    seven eight nine ten several many few both no""".split()
-)
-# Conjunctions and prepositions; auxiliaries and verbs that often join subjects.
-_SEPARATORS = frozenset(
-    """and or but nor with without on in at of to from by for into onto over under above below beneath beside besides
-    between behind near inside outside around against along across through next as while like atop upon off up down left
-    right than is are was were be been being has have had do does did can will it they he she who which there sits sit
-    stands stand holds hold rides ride wears wear carries carry eats eat plays play looks look lies lie rests rest leans
-    lean hangs hang runs run flies fly touches touch covers cover contains contain made""".split()
-)
-_DEGREES = frozenset("very really highly extremely slightly quite too also not just".split())
-# "on top of", "in front of": parts of a preposition, though "a top hat" has a top.
-_BEFORE_OF = frozenset("top front back side middle center centre inside outside left right".split())
-_PICTURES = frozenset(
-    "photo photograph picture image render rendering painting drawing sketch illustration model close-up closeup view".split()
-)
-_NOUNS_IN_ING = frozenset(
-    """building ring king string wing painting ceiling spring thing swing sling earring pudding dumpling wedding clothing
-    lightning duckling sibling viking railing drawing carving stocking herring plaything being""".split()
-)
+_JOINING = DETERMINERS | PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | PRONOUNS | DEGREES
 
 
 @dataclass(frozen=True)
 class NounPhrase:
-    """A subject and the adjectives bound to it, both as words of the prompt."""
+    """A subject and the words bound to it, adjectives and parts of a compound, all as words of the prompt."""
 
     noun: Word
     modifiers: tuple[Word, ...]
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Pieces of a phrase by their index: its words, the last of them its noun, and the determiners before them."""
+
+    words: tuple[int, ...]
+    determiners: tuple[int, ...]
+
+    @property
+    def noun(self) -> int:
+        return self.words[-1]
+
+    @property
+    def start(self) -> int:
+        return min(*self.words, *self.determiners, self.words[0])
+
+
 def is_content_word(text: str) -> bool:
     """Whether a word names or describes something, rather than joining words that do."""
-    return text not in DETERMINERS | _SEPARATORS | _DEGREES
+    return text not in _JOINING
 
 
 def noun_phrases(prompt: str) -> list[NounPhrase]:
-    """The subjects of `prompt` in order, by the rule above. Words carry no tokens."""
+    """The subjects of `prompt` in order. Words carry no tokens."""
+    pieces = [piece for piece in split_prompt(prompt) if piece not in ("'", '"')]
     words = iter(prompt_words(prompt))
-    pieces = [(piece, next(words) if is_word(piece) else None) for piece in split_prompt(prompt)]
-    phrases: list[tuple[list[Word], bool, bool]] = []  # words, has a determiner, stands behind a comma
-    current: list[Word] = []
-    determined = behind_comma = False
+    of_piece = [next(words) if is_word(piece) else None for piece in pieces]
+    tags = roles(pieces)
+    chunks = _chunks(tags)
+    kept = [chunk for chunk in chunks if _is_subject(chunk, pieces, tags, chunks)] or chunks
+    kept = _without_qualities(kept, pieces, tags)
+    return [NounPhrase(of_piece[c.noun], tuple(of_piece[i] for i in c.words[:-1])) for c in kept]
 
-    def close() -> None:
-        nonlocal current, determined, behind_comma
-        if current:
-            phrases.append((current, determined, behind_comma))
-        current, determined, behind_comma = [], False, False
 
-    for i, (piece, word) in enumerate(pieces):
-        following = pieces[i + 1][0] if i + 1 < len(pieces) else ""
-        if word is None:
-            close()
-            behind_comma = "," in piece or ";" in piece
-        elif piece in _DEGREES:
-            continue
-        elif piece in DETERMINERS or piece.isdigit():
-            close()
-            determined = True
-        elif piece in _PICTURES and following == "of":
-            current, determined, behind_comma = [], False, False
-        elif piece in _SEPARATORS or (piece in _BEFORE_OF and following == "of") or _is_verb(piece, current):
-            close()
+def _chunks(tags: Sequence[str]) -> list[_Chunk]:
+    chunks, words, determiners = [], [], []
+    for i, tag in enumerate(tags):
+        if tag in (ADJECTIVE, PART, NOUN):
+            words.append(i)
+            if tag == NOUN:
+                chunks.append(_Chunk(tuple(words), tuple(determiners)))
+                words, determiners = [], []
+        elif tag == DET:
+            words, determiners = [], [*determiners, i]
+        elif tag == ADVERB or (tag in (STOP, AND) and words and tags[words[-1]] == ADJECTIVE):
+            continue  # "very big", "big, red", "black and white"
         else:
-            current.append(word)
-    close()
-
-    any_determined = any(determined for _, determined, _ in phrases)
-    return [
-        NounPhrase(words[-1], tuple(words[:-1]))
-        for words, determined, behind_comma in phrases
-        if determined or not (any_determined and behind_comma)
-    ]
+            words, determiners = [], []
+    return chunks
 
 
-def _is_verb(piece: str, before: list[Word]) -> bool:
-    return len(piece) > 4 and piece.endswith("ing") and piece not in _NOUNS_IN_ING and bool(before)
+def _is_subject(chunk: _Chunk, pieces: Sequence[str], tags: Sequence[str], chunks: Sequence[_Chunk]) -> bool:
+    noun = pieces[chunk.noun]
+    before = chunk.start - 1
+    lead = pieces[before] if before >= 0 else ""
+    bare = not chunk.determiners
+    if noun in MANNERS or (before >= 0 and tags[before] == STYLE):
+        return False
+    if lead in NOT_THERE or any(pieces[i] in NOT_THERE for i in chunk.determiners):
+        return False
+    if _names_the_picture(chunk, pieces, tags):
+        return False
+    if bare and len(chunk.words) == 1 and noun in COLOURS and before >= 0:
+        return False
+    if bare and before >= 0 and tags[before] == PREP and _is_stuff(noun) and lead != "with":
+        return False  # "made of glass", "wrapped in paper"
+    own = any(pieces[i] in POSSESSIVES or pieces[i].endswith(("'s", "s'")) for i in (*chunk.determiners, *chunk.words[:-1]))
+    seen = any(readings(pieces[other.noun]).kind in ("a", "o") for other in chunks if other != chunk)
+    if seen and noun in TIMES and lead in ("in", "on", "at", "during", "by"):
+        return False
+    if (
+        seen
+        and readings(noun).kind == "x"
+        and noun not in SEEN_TOO
+        and before >= 0
+        and (own or (bare and tags[before] in (PREP, VERB)))
+    ):
+        return False  # "sealed with love", "awaiting its turn"
+    of_a_body = noun in BODY_PARTS or (own and readings(noun).kind == "b")
+    return not (of_a_body and (own or lead in ("with", "has", "on", "in", "by")) and len(chunks) > 1)
+
+
+def _is_stuff(noun: str) -> bool:
+    found = readings(noun)
+    return noun in STUFFS or (found.kind == "m" and found.noun > found.plural)
+
+
+def _names_the_picture(chunk: _Chunk, pieces: Sequence[str], tags: Sequence[str]) -> bool:
+    """A picture at the head of the prompt or of a part of it ("a wide angle zoomed out photo of"), or a word before that."""
+    start = max((i + 1 for i in range(chunk.start) if tags[i] == STOP), default=0)
+    for i in range(chunk.noun, len(pieces) - 1):
+        if tags[i] == STOP:
+            return False
+        if pieces[i] in PICTURES and pieces[i + 1] == "of":
+            return all(
+                pieces[j] in CAMERA | DETERMINERS or tags[j] in (ADJECTIVE, ADVERB, STOP) or readings(pieces[j]).adjective > 0
+                for j in range(start, i)
+            )
+    return False
+
+
+def _without_qualities(chunks: Sequence[_Chunk], pieces: Sequence[str], tags: Sequence[str]) -> list[_Chunk]:
+    """Leave out what lists of qualities name: parts between commas without a determiner that have a word of `QUALITIES`."""
+    stops = [i for i, tag in enumerate(tags) if tag == STOP]
+    kept = []
+    for chunk in chunks:
+        start = max((i + 1 for i in stops if i < chunk.start), default=0)
+        end = min((i for i in stops if i > chunk.noun), default=len(pieces))
+        part = range(start, end)
+        bare = not any(tags[i] == DET for i in part)
+        if bare and any(pieces[i] in QUALITIES for i in part) and (len(stops) > 0) and not any(tags[i] == VERB for i in part):
+            continue
+        kept.append(chunk)
+    return kept or list(chunks)

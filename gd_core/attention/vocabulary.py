@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from .lexicon import is_english, lemmas
 from .words import is_word, split_prompt
 
 ALIKE = 0.76  # of difflib: one letter of five wrong ("spheer"), not two words that share letters ("giraffe", "orange")
@@ -17,8 +18,13 @@ def unknown_words(vocabulary: Sequence[str], text: str) -> list[tuple[str, str |
 
 
 def nearest_word(word: str, vocabulary: Sequence[str]) -> str | None:
-    """The word of `vocabulary` that `word` is a slip or another form of, or None when it is simply another word."""
+    """The word of `vocabulary` that `word` is a form or a slip of, or None when it is simply another English word."""
     known = [piece for piece in vocabulary if is_word(piece)]
+    for lemma in lemmas(word):
+        if lemma in known:
+            return lemma
+    if is_english(word):  # "giraffe" is no misspelt "green", nor "can" a misspelt "cyan"
+        return None
     nearest = difflib.get_close_matches(word, known, n=1, cutoff=ALIKE)
     return nearest[0] if nearest else None
 

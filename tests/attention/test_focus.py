@@ -1,4 +1,4 @@
-"""Focus words: the default subjects, JSON, and finding them in a prompt."""
+"""Focus words: JSON, and finding them in a prompt."""
 
 import json
 
@@ -7,45 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gd_core.attention import Focus, FocusWord, prompt_words
-from gd_core.attention.subjects import noun_phrases
 
 PROMPT = "a red cube and a blue sphere"
-
-
-@pytest.mark.parametrize(
-    ("prompt", "subjects"),
-    [
-        (PROMPT, {"cube": ["red"], "sphere": ["blue"]}),
-        ("a big red torus left of a small cone", {"torus": ["big", "red"], "cone": ["small"]}),
-        ("a red cube and a red cube", {"cube": ["red"], "cube#2": ["red#2"]}),
-        ("cube", {"cube": []}),
-        ("red cubes, blue spheres", {"cubes": ["red"], "spheres": ["blue"]}),
-        ("a corgi wearing a top hat riding a skateboard", {"corgi": [], "hat": ["top"], "skateboard": []}),
-        ("a tall building on a hill, highly detailed, 4k", {"building": ["tall"], "hill": []}),
-        ("a cat on top of a box in front of a tree", {"cat": [], "box": [], "tree": []}),
-        ("a nice photo of a red cube and a wooden model", {"cube": ["red"], "model": ["wooden"]}),
-        ("a very red cube", {"cube": ["red"]}),
-        ("and , of", {}),
-        ("", {}),
-    ],
-)  # fmt: skip
-def test_default_subjects(prompt, subjects):
-    assert {p.noun.key: [m.key for m in p.modifiers] for p in noun_phrases(prompt)} == subjects
-    focus = Focus.of_subjects(prompt)
-    assert {w.key: w.weight for w in focus.words} == dict.fromkeys(subjects, 1.0)
-
-
-PIECES = "a the red blue cube sphere ring riding wing on of and , top very 3 t-shirt".split()
-
-
-@given(st.lists(st.sampled_from(PIECES), max_size=12))
-def test_subjects_are_words_of_the_prompt(pieces):
-    prompt = " ".join(pieces)
-    known = {(w.text, w.occurrence) for w in prompt_words(prompt)}
-    phrases = noun_phrases(prompt)
-    for phrase in phrases:
-        assert {(w.text, w.occurrence) for w in (phrase.noun, *phrase.modifiers)} <= known
-    assert len({p.noun for p in phrases}) == len(phrases)
 
 
 entries = st.lists(

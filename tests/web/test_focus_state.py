@@ -9,11 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gd_core.attention import subjects
-from gd_core.attention.subjects import noun_phrases
+from gd_core.attention import closed_words
 from gd_core.attention.words import prompt_words
 
-RULE = [word for name, words in vars(subjects).items() if isinstance(words, frozenset) for word in sorted(words)]
+RULE = [word for name, words in vars(closed_words).items() if isinstance(words, frozenset) for word in sorted(words)]
 WORDS = (
     "red cube blue sphere dog café t-shirt child's \u732b 3d \u0130stanbul wearing riding singing 7 \u0663 of of of a a".split()
 )
@@ -21,7 +20,7 @@ SIGNS = [" ", "  ", ", ", ". ", " - ", "\n", "_", " \U0001f642 ", "'", "’", "-
 
 
 def random_prompt(rng: random.Random) -> str:
-    """Mostly ordinary words, mixed with those that the rule for subjects knows by name."""
+    """Mostly ordinary words, mixed with those that the tagger knows by name."""
     return "".join(rng.choice(rng.choice((WORDS, RULE))) + rng.choice(SIGNS) for _ in range(rng.randrange(12)))
 
 
@@ -40,13 +39,11 @@ def test_any_text_is_cut_into_the_words_that_the_server_finds(js, texts):
     assert found == [[[word.text, word.occurrence, word.key] for word in prompt_words(text)] for text in texts]
 
 
-def test_random_prompts_have_the_words_and_subjects_that_the_server_finds(js):
+def test_random_prompts_have_the_words_that_the_server_finds(js):
     rng = random.Random(0)
     texts = [random_prompt(rng) for _ in range(1500)]
     found = js("arg.map(text => state.promptWords(text).map(w => [w.word, w.occurrence, w.key]))", texts)
     assert found == [[[word.text, word.occurrence, word.key] for word in prompt_words(text)] for text in texts]
-    marked = js("arg.map(text => state.promptWords(text).filter(w => w.subject).map(w => w.key))", texts)
-    assert marked == [[phrase.noun.key for phrase in noun_phrases(text)] for text in texts]
 
 
 @pytest.mark.parametrize(
