@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,20 +13,116 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+LONGEST_NAME = 240  # bytes of a file's name: file systems take 255, and what is unfinished ends in ".tmp"
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there takes the place of `path` once the body is done.
 
-    If the body raises, the file that was there stays as it was and the temporary one is removed.
+    If the body raises, the file that was there stays as it was and the temporary one is removed. Whoever writes it, the file
+    has the mode of the one that it replaces, or of any new file here (safetensors alone would keep it from all but its owner).
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE((path if path.exists() else temporary).stat().st_mode)
         yield temporary
+        temporary.chmod(mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_unwritable(path: str | Path, *, overwrite: bool = True) -> None:
+    """ValueError, before any work is done, for a file that could not be written in the end: its folder is missing or closed,
+    its name is too long (in bytes), it is a folder, or it exists and must not be replaced."""
+    path = Path(path)
+    folder = path.parent
+    refuse_long_name(path)
+    if not folder.is_dir():
+        raise ValueError(f"cannot write {path.name}: there is no folder {folder}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder, name a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot write {path.name}: the folder {folder} cannot be written to")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: choose another name, or allow overwriting")
+
+
+SAFETENSORS, PICKLE, ZIP, UNKNOWN = "a safetensors file", "a pickle", "a zip archive", "data of an unknown kind"
+_SIGNATURES = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file that it stands for: run `git lfs pull`, or download that"),
+    (b"PK\x03\x04", ZIP),
+    (b"\x80", PICKLE),
+    (b"GGUF", "a GGUF file, whose quantised weights are not read here"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it first"),
+    (b"Rar!", "a RAR archive: unpack it first"),
+    (b"\xfd7zXZ", "an xz archive: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
+    (b"\x89PNG", "a picture (PNG)"),
+    (b"\xff\xd8\xff", "a picture (JPEG)"),
+    (b"RIFF", "a picture or sound (RIFF)"),
+    (b"glTF", "a mesh (GLB)"),
+    (b"%PDF", "a PDF"),
+)
+
+
+def kind_of(path: str | Path) -> str:
+    """What a file is by its first bytes, whatever its name says: `SAFETENSORS`, `PICKLE`, `ZIP`, or a phrase for people that
+    starts with an article, such as "a web page"; `UNKNOWN` when they tell nothing."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        return "an empty file: its download was cut short"
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return SAFETENSORS
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it first"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<!--")):
+        return "a web page, not the file that it may offer (log in or accept the licence there, and use its download link)"
+    if text.startswith((b"{", b"[")):
+        return "a JSON text, perhaps a server's answer"
+    if not head.strip(b"\0"):
+        return "a file of zeros, as an unfinished download leaves"
+    return UNKNOWN if head.translate(None, b"\t\n\r" + bytes(range(32, 127))) else "a plain text"
+
+
+def not_safetensors(path: str | Path, error: Exception) -> str:
+    """Why a file that was to hold safetensors could not be read, as one clause behind its name."""
+    kind = kind_of(path)
+    return f"is not a safetensors file or is cut short: {error}" if kind in (SAFETENSORS, UNKNOWN) else f"is {kind}"
+
+
+def refuse_unwritable_folder(folder: str | Path) -> None:
+    """ValueError for a folder in which no file could be made, be it there or yet to be made."""
+    folder = Path(folder).absolute()
+    there = folder
+    while not there.exists() and there != there.parent:
+        refuse_long_name(there)
+        there = there.parent
+    if not there.is_dir():
+        raise ValueError(f"cannot use the folder {folder}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"cannot use the folder {folder}: {there} cannot be written to")
+
+
+def refuse_long_name(path: Path) -> None:
+    """ValueError for a name that file systems do not take, which count its bytes."""
+    try:
+        size = len(os.fsencode(path.name))
+    except UnicodeEncodeError:
+        raise ValueError(f"cannot write {path.name[:40]!r}: its name has signs that the file system does not know") from None
+    if size > LONGEST_NAME:
+        raise ValueError(f"cannot write {path.name[:40]}...: its name has {size} bytes, shorten it to {LONGEST_NAME}")
 
 
 def write_text(path: str | Path, text: str) -> None:

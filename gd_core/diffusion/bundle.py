@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig
 
+from ..files import whole_file
 from ..recipe import Recipe
 from .card import TINY
 from .checkpoint import load_strictly, read_weights
@@ -148,7 +149,8 @@ def _write_module(
     folder.mkdir()
     _write_json(folder / "config.json", _public(config))
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
-    save_file(tensors, folder / file_name, {"format": "pt"})
+    with whole_file(folder / file_name) as temporary:
+        save_file(tensors, temporary, {"format": "pt"})
 
 
 def _public(config: Mapping) -> dict:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import write_tensors
+from ..files import not_safetensors, write_tensors
 from ..nerf.field import RadianceField
 from ..settings.refine import RefineConfig
 from ..views import ViewSet
@@ -79,7 +79,7 @@ SNAPSHOTS = ("now", "good", "best")
 def fingerprint(radiance: RadianceField, views: ViewSet, guidance: Guidance, config: RefineConfig) -> str:
     """Hash of the inputs of a refinement; a checkpoint goes on only with the same ones."""
     digest = hashlib.sha256(json.dumps({**asdict(config), "preset": None}, sort_keys=True).encode())
-    tensors = [*radiance.state_dict().values(), views.images, views.masks, views.cameras.c2w, views.cameras.fov_y_deg]
+    tensors = [*radiance.state_dict().values(), views.images, views.masks, *vars(views.cameras).values()]
     for tensor in (*tensors, guidance.context, guidance.negative_context):
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
@@ -108,7 +108,7 @@ def load_state(path: Path, inputs: str) -> RefineState:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a refinement checkpoint or is cut short: {error}") from error
+        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} is not a refinement checkpoint")
     if header["inputs"] != inputs:

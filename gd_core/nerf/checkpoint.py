@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..files import write_tensors
+from ..files import not_safetensors, write_tensors
 from ..views import ViewSet
 from .field import RadianceField
 
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 def fingerprint(views: ViewSet, config: FitConfig) -> str:
     """Hash of what a fit works on; a checkpoint goes on only with the same views and settings."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for tensor in (views.images, views.masks, views.cameras.c2w, views.cameras.fov_y_deg):
+    for tensor in (views.images, views.masks, *vars(views.cameras).values()):
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
@@ -58,7 +58,7 @@ def read_checkpoint(path: Path, inputs: str) -> tuple[dict, dict]:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a checkpoint of a NeRF fit or is cut short: {error}") from error
+        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
     if header.get("format") != FORMAT or header["version"] > FORMAT_VERSION:
         raise ValueError(f"{path} is not a checkpoint of a NeRF fit that this release can read")
     if header["inputs"] != inputs:
