@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 from comfy.cli_args import args
 from comfy_api.latest import Types, io
@@ -72,6 +74,17 @@ class ExportMesh(io.ComfyNode):
                     default="none",
                     tooltip="A second file beside the GLB, for programs that want another format.",
                 ),
+                io.Float.Input(
+                    "print_size",
+                    default=100.0,
+                    min=0.0,
+                    max=10_000.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="STL only: millimetres of the longest side, since slicers read an STL in millimetres. 0 keeps the "
+                    "field's own units, in which an object is about 2 across.",
+                ),
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="For core mesh nodes: decimate, remesh, bake, Save 3D Model."),
@@ -103,6 +116,7 @@ class ExportMesh(io.ComfyNode):
         colour: str,
         texture_size: int,
         also_save: str,
+        print_size: float = 100.0,
     ) -> io.NodeOutput:
         path, shown = new_output(filename_prefix, ".glb")
         config = chosen(field.recipe.mesh, mesh_changes(resolution, target_faces, colour, texture_size), "the mesh")
@@ -110,8 +124,10 @@ class ExportMesh(io.ComfyNode):
             mesh = meshes.extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
         wanted = [path] if also_save == "none" else [path, path.with_suffix(f".{also_save}")]
         extras = workflow_metadata(cls.hidden)
+        files: dict[Path, bytes] = {}
         for name in wanted:
-            meshes.write_together(while_listening(lambda name=name: meshes.encode_mesh(mesh, name, extras)), overwrite=False)
+            files |= while_listening(partial(meshes.encode_mesh, mesh, name, extras, print_size))
+        meshes.write_together(files, overwrite=False)
         report = describe(mesh.report)
         return io.NodeOutput(
             Types.MESH(**mesh.gltf_tensors()),

@@ -8,7 +8,7 @@ or a cancelled run leaves neither half a file nor a damaged old one.
 | .glb | texture or vertex colours, PBR material; a node for each piece | y, as glTF demands | in `asset.extras` |
 | .obj | texture (.mtl and .png beside it) or vertex colours | y, as importers expect | |
 | .ply | vertex colours | z, as importers expect | |
-| .stl | none | z, as importers expect | |
+| .stl | none | z, as importers expect; in millimetres where a print size is given | |
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import trimesh
 from PIL import Image
 from torch import Tensor
@@ -33,31 +36,33 @@ if TYPE_CHECKING:
     from .triangle_mesh import TriangleMesh
 
 GENERATOR = "Grounded-Dreamer"
+LARGEST_PRINT = 10_000  # millimetres
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF 2.0, bufferView.target
 ROUGHNESS = 0.9  # a fitted field has no gloss: its highlights are baked into its colours
 
 
-def write_mesh(mesh: TriangleMesh, path: Path, overwrite: bool, extras: dict) -> Path:
+def write_mesh(mesh: TriangleMesh, path: Path, overwrite: bool, extras: dict, print_mm: float = 0.0) -> Path:
     """Write `mesh` in the format of the path's suffix.
 
     Args:
         path: ends in .glb, .obj, .ply or .stl; its folder must exist.
         overwrite: replace existing files; otherwise they are an error.
         extras: JSON-able metadata (prompt, seed, settings, workflow). Only GLB has a place for it.
+        print_mm: STL knows no units and slicers read millimetres: the longest side becomes so long. 0 keeps world units.
 
     Returns:
         the path.
 
     Raises:
-        ValueError: unknown suffix, or extras that are not JSON.
+        ValueError: unknown suffix, extras that are not JSON, or a print size that is none.
         FileExistsError, FileNotFoundError, OSError: the file is there, its folder is not, or writing failed. Nothing is
             left behind, and old files are as they were.
     """
-    write_together(encode_mesh(mesh, path, extras), overwrite)
+    write_together(encode_mesh(mesh, path, extras, print_mm), overwrite)
     return path
 
 
-def encode_mesh(mesh: TriangleMesh, path: Path, extras: dict) -> dict[Path, bytes]:
+def encode_mesh(mesh: TriangleMesh, path: Path, extras: dict, print_mm: float = 0.0) -> dict[Path, bytes]:
     """The files that `write_mesh` would write, for `write_together`. A large texture takes seconds; nothing is touched."""
     try:
         json.dumps(extras, allow_nan=False)
@@ -67,7 +72,21 @@ def encode_mesh(mesh: TriangleMesh, path: Path, extras: dict) -> dict[Path, byte
         raise ValueError(f"cannot write a mesh as '{path.name}': its suffix must be one of {', '.join(ENCODERS)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path.name}: its folder {path.parent} does not exist")
+    if path.suffix.lower() == ".stl":
+        mesh = print_sized(mesh, print_mm)
     return {path.with_name(name): data for name, data in ENCODERS[path.suffix.lower()](mesh, path, extras).items()}
+
+
+def print_sized(mesh: TriangleMesh, print_mm: float) -> TriangleMesh:
+    """The mesh with its longest side `print_mm` long, standing on z = 0 around the origin; 0 leaves it as it is."""
+    if not 0 <= print_mm <= LARGEST_PRINT:
+        raise ValueError(f"the print size must be from 0 to {LARGEST_PRINT} millimetres, got {print_mm}")
+    if print_mm == 0:
+        return mesh
+    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    middle = (low + high) / 2
+    foot = torch.stack((middle[0], middle[1], low[2]))
+    return replace(mesh, vertices=(mesh.vertices - foot) * (print_mm / float((high - low).max())))
 
 
 def write_together(files: dict[Path, bytes], overwrite: bool) -> None:
@@ -79,6 +98,7 @@ def write_together(files: dict[Path, bytes], overwrite: bool) -> None:
     if existing and not overwrite:
         raise FileExistsError(f"{existing[0]} exists: choose another name, or allow it to be overwritten")
     temporary = {path: path.with_name(path.name + ".tmp") for path in files}
+    placed: list[Path] = []
     try:
         for path, data in files.items():
             with open(temporary[path], "wb") as file:
@@ -87,7 +107,11 @@ def write_together(files: dict[Path, bytes], overwrite: bool) -> None:
                 os.fsync(file.fileno())
         for path in files:
             temporary[path].replace(path)
+            placed.append(path)
     except OSError as error:
+        for path in placed:  # new ones; what was replaced cannot come back
+            if path not in existing:
+                path.unlink(missing_ok=True)
         message = f"the mesh could not be written: {error.strerror}; nothing was left behind"
         raise OSError(error.errno, message, str(list(files)[-1])) from error
     finally:
@@ -140,6 +164,8 @@ def textured(mesh: TriangleMesh, material: PBRMaterial | SimpleMaterial) -> trim
 def encode_obj(mesh: TriangleMesh, path: Path, extras: dict) -> dict[str, bytes]:
     upright = mesh.y_up()
     stem = re.sub(r"[^\w.-]", "_", path.stem)  # a space ends a file name inside an .obj
+    if stem != path.stem:  # and two names may become one
+        stem += f"_{zlib.crc32(path.stem.encode()):08x}"
     if mesh.uvs is None:
         text = export_obj(to_trimesh(upright, vertex_colors(upright)), include_normals=True, header=GENERATOR)
         return {path.name: text.encode()}

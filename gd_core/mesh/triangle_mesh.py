@@ -85,9 +85,11 @@ class TriangleMesh:
             tensors |= {"uvs": mesh.uvs, "texture": mesh.texture}
         return {name: tensor[None] for name, tensor in tensors.items()}
 
-    def export(self, path: str | Path, *, overwrite: bool = False, extras: dict | None = None) -> Path:
+    def export(
+        self, path: str | Path, *, overwrite: bool = False, extras: dict | None = None, print_mm: float = 0.0
+    ) -> Path:
         """Write the mesh in the format that the suffix names; see `export.write_mesh`."""
-        return export.write_mesh(self, Path(path), overwrite, extras or {})
+        return export.write_mesh(self, Path(path), overwrite, extras or {}, print_mm)
 
 
 def z_up_to_y_up(vectors: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gd_core.mesh import TriangleMesh
+from gd_core.mesh import TriangleMesh, encode_mesh, write_together
 from gd_core.mesh.triangle_mesh import srgb_to_linear, z_up_to_y_up
 from tools.mesh_scenes import BLUE, GREEN, RED, THREE_SOLIDS
 
@@ -179,8 +179,9 @@ def test_tensors_for_comfyui(textured_mesh, vertex_colored_mesh):
 
 def test_obj_comes_with_its_material_and_texture(textured_mesh, tmp_path):
     path = textured_mesh.export(tmp_path / "my scene.obj")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["my scene.obj", "my_scene.mtl", "my_scene.png"]
-    assert "mtllib my_scene.mtl" in path.read_text() and "map_Kd my_scene.png" in (tmp_path / "my_scene.mtl").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["my scene.obj", "my_scene_4fcbe20a.mtl", "my_scene_4fcbe20a.png"]
+    material = tmp_path / "my_scene_4fcbe20a.mtl"
+    assert f"mtllib {material.name}" in path.read_text() and f"map_Kd {material.stem}.png" in material.read_text()
     read = trimesh.load(path, force="mesh", process=False)
     colors = read.visual.to_color().vertex_colors[:, :3] / 255
     x, y, z = read.vertices.T
@@ -203,6 +204,49 @@ def test_an_existing_file_is_replaced_only_when_asked(vertex_colored_mesh, tmp_p
     assert path.read_bytes() == b"mine"
     vertex_colored_mesh.export(path, overwrite=True)
     assert path.stat().st_size > 1000 and list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_look_alike_share_no_file(textured_mesh, tmp_path):
+    for name in ("q r", "q_r", "q#r", "q  r", "q%r"):
+        textured_mesh.export(tmp_path / f"{name}.obj")
+    assert len(list(tmp_path.iterdir())) == 15
+    for path in tmp_path.glob("*.obj"):
+        trimesh.load(path, force="mesh", process=False).visual.to_color()
+
+
+def test_all_files_of_a_mesh_or_none(textured_mesh, tmp_path, monkeypatch):
+    (tmp_path / "scene.png").write_bytes(b"mine")
+    files = {}
+    for name in ("scene.glb", "scene.obj", "scene.stl"):
+        files |= encode_mesh(textured_mesh, tmp_path / name, {})
+    with pytest.raises(FileExistsError, match=r"scene\.png exists"):
+        write_together(files, overwrite=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]
+    (tmp_path / "scene.png").unlink()
+    placed, replace = [], Path.replace
+
+    def fail_at_the_third(path, target):
+        placed.append(path)
+        if len(placed) == 3:
+            raise OSError(5, "Input/output error")
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail_at_the_third)
+    with pytest.raises(OSError, match="nothing was left behind"):
+        write_together(files, overwrite=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 250.0])
+def test_an_stl_for_print_is_as_long_as_asked_and_stands_on_the_bed(vertex_colored_mesh, tmp_path, size):
+    printed = trimesh.load(vertex_colored_mesh.export(tmp_path / "scene.STL", print_mm=size), file_type="stl")
+    assert printed.extents.max() == pytest.approx(size, rel=1e-5)
+    assert printed.bounds[0, 2] == pytest.approx(0, abs=1e-4 * size)
+    assert printed.bounds.mean(0)[:2] == pytest.approx([0, 0], abs=1e-4 * size)
+    plain = trimesh.load(vertex_colored_mesh.export(tmp_path / "plain.stl"), file_type="stl")
+    np.testing.assert_allclose(plain.extents, np.ptp(vertex_colored_mesh.vertices.numpy(), axis=0), rtol=1e-5)
+    with pytest.raises(ValueError, match="print size"):
+        vertex_colored_mesh.export(tmp_path / "x.stl", print_mm=-size)
 
 
 def test_an_existing_texture_stops_an_obj(textured_mesh, tmp_path):
