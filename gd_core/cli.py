@@ -87,10 +87,11 @@ def _add_views(commands) -> None:
     parser = commands.add_parser(
         "views",
         help="stage 1: four views from a prompt",
-        description="Sample four consistent views. PNGs are written beside FILE.",
+        description="Sample four consistent views. Two PNGs are written beside FILE, under its name.",
     )
     parser.add_argument("prompt", metavar="PROMPT", help="what to make")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the views (.safetensors)")
+    _add_overwrite(parser, "FILE and its pictures")
     _add_model(parser)
     _add_sampling(parser)
 
@@ -101,6 +102,7 @@ def _add_fit(commands) -> None:
     )
     parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the field (.safetensors)")
+    _add_overwrite(parser)
     parser.add_argument("--steps", type=int, metavar="N", help=f"optimiser steps {AS_MADE}")
     _add_recipe(parser)
     _add_device(parser)
@@ -117,6 +119,7 @@ def _add_refine(commands) -> None:
     parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
     parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP + ": those that FIELD was fitted to")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the result (.safetensors)")
+    _add_overwrite(parser)
     _add_model(parser)
     parser.add_argument("--steps", type=int, metavar="N", help=f"optimiser steps {AS_MADE}")
     parser.add_argument("--guidance-scale", type=float, metavar="S", help=f"of the prompt {AS_MADE}")
@@ -131,7 +134,14 @@ def _add_mesh(commands) -> None:
     )
     parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="mesh file: .glb, .obj, .ply or .stl")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it exists")
+    _add_overwrite(parser)
+    parser.add_argument(
+        "--print-size",
+        type=float,
+        default=100.0,
+        metavar="MM",
+        help="of an STL: millimetres of the longest side, 0 for the field's own units (default: 100)",
+    )
     _add_device(parser)
     _add_recipe(parser)
     _add_mesh_settings(parser)
@@ -145,6 +155,7 @@ def _add_render(commands) -> None:
     )
     parser.add_argument("field", type=Path, metavar="FIELD", help=FIELD_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="turntable (.mp4) or row of views (.png)")
+    _add_overwrite(parser)
     parser.add_argument("--frames", type=int, default=36, metavar="N", help="frames or views of one turn (default: 36)")
     parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="pixels a side, even for .mp4 (default: 256)")
     parser.add_argument("--elevation", type=float, default=15.0, metavar="DEGREES", help="above the horizon (default: 15)")
@@ -161,6 +172,7 @@ def _add_convert(commands) -> None:
     )
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument("destination", type=Path, metavar="DST", help="new folder")
+    _add_overwrite(parser, "the model in DST")
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
 
 
@@ -168,6 +180,10 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
     _add_device(parser)
     _add_recipe(parser)
+
+
+def _add_overwrite(parser: argparse.ArgumentParser, what: str = "FILE if it exists") -> None:
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,6 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,16 +14,18 @@ from .attention import Focus
 from .cameras import orbit_cameras
 from .diffusion import convert, load_mvdream, sample_views
 from .diffusion.model import MVDream
+from .diffusion.sampling import refuse_request
 from .distillation import refine
+from .files import refuse_unwritable, refuse_unwritable_folder
 from .mesh import extract_mesh
-from .mesh.export import ENCODERS
+from .mesh.export import ENCODERS, LARGEST_PRINT
 from .nerf import fit_views, load_field
 from .pictures import image_grid
 from .pipeline import generate
 from .recipe import Recipe, chosen
-from .runs import arguments_of, read_record, save_field, save_mesh, save_views, write_png
+from .runs import arguments_of, pictures_beside, read_record, save_field, save_mesh, save_views, write_png
 from .settings.refocus import refocusing
-from .video import render_orbit, write_mp4
+from .video import refuse_frames, render_orbit, write_mp4
 from .views import Progress, load_views
 
 
@@ -39,7 +40,7 @@ class Bars:
         if stage != self.stage:
             self.close()
             # A resumed stage starts where it stopped: its speed is that of the steps done here.
-            self.stage, self.bar = stage, tqdm(total=total, desc=f"{stage:>9}", initial=step - 1, dynamic_ncols=True)
+            self.stage, self.bar = stage, tqdm(total=total, desc=f"{stage:>9}", initial=max(step - 1, 0), dynamic_ncols=True)
         self.bar.total = total
         self.bar.update(step - self.bar.n)
 
@@ -91,9 +92,11 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _views(args: argparse.Namespace) -> None:
-    _refuse_missing_folder(args.out)
-    model = _model(args)
+    for path in (args.out, *pictures_beside(args.out)):
+        refuse_unwritable(path, overwrite=args.overwrite)
+    refuse_request([args.prompt], [args.seed])
     settings = _sampling(args)
+    model = _model(args)
     if settings["refocus"] is not None:
         settings["refocus"] = chosen(model.recipe.refocus, settings["refocus"], "refocusing")
     with Bars() as bars:
@@ -103,7 +106,7 @@ def _views(args: argparse.Namespace) -> None:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    _refuse_missing_folder(args.out)
+    _refuse_results(args)
     views = load_views(args.views)
     views.recipe = Recipe.from_json(_recipe(args), views.recipe)
     config = chosen(views.recipe.fit, _given(steps=args.steps, seed=args.seed), "the fit")
@@ -114,38 +117,42 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _refine(args: argparse.Namespace) -> None:
-    _refuse_missing_folder(args.out)
+    _refuse_results(args)
+    views = load_views(args.views)
+    load_field(args.field)  # a wrong file is told of before minutes of loading the model
     model = _model(args)
     given = _given(steps=args.steps, guidance_scale=args.guidance_scale, seed=args.seed, preset=args.preset)
     config = chosen(model.recipe.refine, given, "refinement")
-    field, views = load_field(args.field, model.device), load_views(args.views)
+    field = load_field(args.field, model.device)
     with Bars() as bars:
         save_field(refine(field, views, model, config, bars.of("refine"), resume=args.resume), args.out)
     print(args.out)
 
 
 def _mesh_command(args: argparse.Namespace) -> None:
-    _refuse_missing_folder(args.out)
     if args.out.suffix.lower() not in ENCODERS:
         raise ValueError(f"cannot write a mesh as '{args.out.name}': its suffix must be one of {', '.join(ENCODERS)}")
-    if args.out.exists() and not args.overwrite:
-        raise ValueError(f"{args.out} exists: choose another name, or allow overwriting")
+    refuse_unwritable(args.out, overwrite=args.overwrite)
+    if not 0 <= args.print_size <= LARGEST_PRINT:
+        raise ValueError(f"the print size must be from 0 to {LARGEST_PRINT} millimetres, got {args.print_size}")
     field = load_field(args.field, args.device)
     config = chosen(Recipe.from_json(_recipe(args), field.recipe).mesh, _mesh(args), "the mesh")
     with Bars() as bars:
         mesh = extract_mesh(field, config, bars.of("mesh"))
-    save_mesh(mesh, args.out, {"provenance": field.provenance}, overwrite=args.overwrite)
+    save_mesh(mesh, args.out, {"provenance": field.provenance}, overwrite=args.overwrite, print_mm=args.print_size)
     print(args.out)
 
 
 def _render(args: argparse.Namespace) -> None:
-    _refuse_missing_folder(args.out)
-    if args.out.suffix not in (".mp4", ".png"):
+    suffix = args.out.suffix.lower()
+    if suffix not in (".mp4", ".png"):
         raise ValueError(f"cannot render to '{args.out.name}': its suffix must be .mp4 (turntable) or .png (row of views)")
+    refuse_unwritable(args.out, overwrite=args.overwrite)
+    refuse_frames(args.frames, args.size, video=suffix == ".mp4")
     cameras = orbit_cameras(args.frames, args.elevation, distance=args.distance, fov_y_deg=args.fov)
     with Bars() as bars:
         images = render_orbit(load_field(args.field, args.device), cameras, args.size, bars.of("render"))
-    if args.out.suffix == ".mp4":
+    if suffix == ".mp4":
         write_mp4(images, args.out)
     else:
         write_png(image_grid(images, columns=len(images)), args.out)
@@ -153,6 +160,9 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    refuse_unwritable_folder(args.destination)
+    if args.destination.is_dir() and any(args.destination.iterdir()) and not args.overwrite:
+        raise ValueError(f"{args.destination} holds files: choose a new folder, or replace the model in it with --overwrite")
     convert(args.source, args.destination, dtype=args.dtype)
     print(args.destination)
 
@@ -205,7 +215,8 @@ def _given(**settings) -> dict:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _refuse_missing_folder(path: Path) -> None:
-    """Before minutes of work, not after."""
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path.name}: there is no folder {path.parent}")
+def _refuse_results(args: argparse.Namespace) -> None:
+    """Before minutes of work, not after: a result or a checkpoint that cannot be written."""
+    refuse_unwritable(args.out, overwrite=args.overwrite)
+    if args.resume is not None:
+        refuse_unwritable(args.resume)

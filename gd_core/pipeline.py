@@ -8,14 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from .attention import Focus, RefocusConfig
-from .diffusion import load_mvdream, sample_views
+from .diffusion import encode_prompt, load_mvdream, sample_views
 from .diffusion.model import MVDream
+from .diffusion.sampling import refuse_request
 from .distillation import RefineConfig, refine
+from .distillation.guidance import multiview_guidance
+from .files import refuse_unwritable_folder
 from .mesh import MeshConfig, extract_mesh
 from .nerf import FitConfig, RadianceField, fit_views, load_field
 from .recipe import AS_MADE, Recipe, chosen
 from .runs import RunFolder, StageProgress, match_with_views, save_field, save_mesh, save_views
-from .video import render_orbit, turntable_cameras, write_mp4
+from .video import refuse_frames, render_orbit, turntable_cameras, write_mp4
 from .views import Progress, ViewSet, load_views
 
 
@@ -68,6 +71,9 @@ def generate(
         ValueError: for bad settings, or an `out_dir` that holds another run.
         OSError: when it cannot be written.
     """
+    refuse_frames(turntable_frames, turntable_size)
+    refuse_unwritable_folder(out_dir)
+    refuse_request([prompt], [seed])
     mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device)
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_json(recipe, mvdream.recipe)
     mvdream = replace(mvdream, recipe=recipe)
@@ -94,6 +100,8 @@ def generate(
         "turntable_frames": turntable_frames,
         "turntable_size": turntable_size,
     }
+    if not resume:
+        _refuse_unreadable(mvdream, prompt, negative_prompt, focus, refinement)
     run = RunFolder(out_dir, settings, resume=resume, overwrite=overwrite, progress=progress)
 
     def sample(tell: Progress) -> ViewSet:
@@ -127,3 +135,17 @@ def generate(
         write_mp4,
     )
     return run.finish(fitted=match_with_views(fitted, views), refined=match_with_views(field, views))
+
+
+def _refuse_unreadable(
+    model: MVDream, prompt: str, negative_prompt: str, focus: Focus | None, refinement: RefineConfig | None
+) -> None:
+    """ValueError, before any view is sampled, for texts that the model or a later stage could not read."""
+    read = model.encode_prompt(prompt)
+    encode_prompt(model, negative_prompt, suffix=False)
+    if focus is not None:
+        focus.locate(read.text, read.words, read.end_token)
+    if refinement is not None:
+        views_judged = 4 if refinement.multi_view else 1
+        negative = refinement.negative_prompt if refinement.negative_prompt is not None else negative_prompt.strip() or None
+        multiview_guidance(model, prompt, negative, suffix=refinement.suffix, num_views=views_judged)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from . import __version__
 from .attention import Focus
-from .files import whole_file, write_text
+from .files import refuse_unwritable_folder, whole_file, write_text
 from .mesh import TriangleMesh
 from .nerf import RadianceField
 from .nerf.evidence import view_backgrounds
@@ -58,28 +58,27 @@ class RunFolder:
     def __init__(
         self, path: str | Path, settings: dict, *, resume: bool, overwrite: bool, progress: StageProgress | None
     ) -> None:
-        """Claim the folder.
+        """Look whether the folder may be had. It is made, and an earlier run's files in it go, once a step of this run is done.
 
         Raises:
-            ValueError: it holds another run, or one that is there and is neither to be resumed nor to be replaced.
-            OSError: it cannot be written.
+            ValueError: it holds another run, or one that is there and is neither to be resumed nor to be replaced, or it
+                cannot be written.
         """
         self.path = Path(path)
         self.progress = progress
         settings = json.loads(json.dumps(settings))
         if resume:
-            self.record = read_record(self.path)
+            self.record, self.claimed = read_record(self.path), True
             _refuse_other_settings(self.path, self.record["settings"], settings)
             return
-        leftovers = [self.path / name for name in FILES if (self.path / name).exists()]
-        if leftovers and not overwrite:
+        refuse_unwritable_folder(self.path)
+        self.claimed = False
+        self.leftovers = [self.path / name for name in FILES if (self.path / name).exists()]
+        if self.leftovers and not overwrite:
             raise ValueError(
-                f"{self.path} holds {leftovers[0].name} of an earlier run: resume that run, allow overwriting, or choose "
+                f"{self.path} holds {self.leftovers[0].name} of an earlier run: resume that run, allow overwriting, or choose "
                 "another folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        for leftover in leftovers:
-            leftover.unlink()
         self.record = {
             "format": RECORD_FORMAT,
             "settings": settings,
@@ -88,6 +87,15 @@ class RunFolder:
             "metrics": {},
             "finished": False,
         }
+
+    def claim(self) -> None:
+        """Make the folder this run's own. OSError: it cannot be written."""
+        if self.claimed:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftover in self.leftovers:
+            leftover.unlink(missing_ok=True)
+        self.claimed = True
         self.save()
 
     def stage(
@@ -100,11 +108,12 @@ class RunFolder:
     ) -> Result | None:
         """The stage's result: made and saved, or loaded (None without `load`) when an earlier run has left it."""
         path = self.path / file
-        if path.exists():
+        if self.claimed and path.exists():
             logger.info("%s is there already", path)
             return None if load is None else load(path)
         started = time.monotonic()
         result = make(self._progress_of(name))
+        self.claim()
         save(result, path)
         self.checkpoint(name).unlink(missing_ok=True)
         self.record["seconds"][name] = round(time.monotonic() - started, 3)
@@ -126,6 +135,8 @@ class RunFolder:
 
     def _progress_of(self, name: str) -> Progress:
         def tell(step: int, total: int, preview: Tensor | None) -> None:
+            if step > 0:
+                self.claim()
             if self.progress is not None:
                 self.progress(name, step, total, preview)
 
@@ -163,12 +174,19 @@ def _refuse_other_settings(path: Path, before: dict, now: dict) -> None:
 
 
 def save_views(views: ViewSet, path: Path) -> None:
-    """The views, and their pictures beside them: `views.png`, and `attention.png` with a row for each word that has maps."""
-    write_png(view_grid([views], columns=len(views)), path.with_name("views.png"))
+    """The views, and their pictures beside them (`pictures_beside`): all views in a row, and a row for each word with maps."""
+    in_a_row, attention = pictures_beside(path)
+    write_png(view_grid([views], columns=len(views)), in_a_row)
     if views.attention:
         overlays = heat_map_overlays(views, list(views.attention))
-        write_png(image_grid(overlays, columns=len(views)), path.with_name("attention.png"))
+        write_png(image_grid(overlays, columns=len(views)), attention)
     replace(views, provenance=without_timings(views.provenance)).save(path)
+
+
+def pictures_beside(path: Path) -> tuple[Path, Path]:
+    """`views.png` and `attention.png` of `views.safetensors`; `NAME.png` and `NAME_attention.png` of any other `NAME`."""
+    attention = "attention.png" if path.stem == "views" else f"{path.stem}_attention.png"
+    return path.with_name(f"{path.stem}.png"), path.with_name(attention)
 
 
 def save_field(field: RadianceField, path: Path) -> None:
@@ -176,8 +194,8 @@ def save_field(field: RadianceField, path: Path) -> None:
     field.save(path)
 
 
-def save_mesh(mesh: TriangleMesh, path: Path, extras: dict, overwrite: bool = False) -> None:
-    mesh.export(path, overwrite=overwrite, extras={**extras, "report": without_timings(mesh.report)})
+def save_mesh(mesh: TriangleMesh, path: Path, extras: dict, overwrite: bool = False, print_mm: float = 0.0) -> None:
+    mesh.export(path, overwrite=overwrite, extras={**extras, "report": without_timings(mesh.report)}, print_mm=print_mm)
 
 
 def match_with_views(field: RadianceField, views: ViewSet) -> dict[str, float]:

@@ -16,6 +16,17 @@ from .nerf import RadianceField
 from .views import Progress, ViewSet
 
 FRAMES_PER_SECOND = 12
+MOST_FRAMES, LEAST_SIZE, LARGEST_SIZE = 1000, 16, 4096
+
+
+def refuse_frames(frames: int, size: int, *, video: bool = True) -> None:
+    """ValueError for a turn that cannot be rendered, or not be written as a video."""
+    if not 1 <= frames <= MOST_FRAMES:
+        raise ValueError(f"a turntable has 1 to {MOST_FRAMES} frames, got {frames}")
+    if not LEAST_SIZE <= size <= LARGEST_SIZE:
+        raise ValueError(f"a frame has {LEAST_SIZE} to {LARGEST_SIZE} pixels a side, got {size}")
+    if video and size % 2:
+        raise ValueError(f"a video's frames need an even number of pixels a side, got {size}: choose {size - 1} or {size + 1}")
 
 
 def turntable_cameras(views: ViewSet, frames: int) -> Cameras:

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from ..gd_core.cameras import Cameras
+from ..gd_core.files import refuse_long_name, refuse_unwritable_folder
 from ..gd_core.views import ViewSet
+
+ROOM_FOR_NUMBER = "_00001_.field.safetensors"  # the longest that is put behind a prefix
 
 
 def refuse_prefix(filename_prefix: str) -> str | None:
@@ -21,8 +24,14 @@ def refuse_prefix(filename_prefix: str) -> str | None:
         return "filename_prefix is empty: give a name such as 3d/dream"
     if len(filename_prefix) > 200:
         return f"filename_prefix has {len(filename_prefix)} characters: shorten it to 200"
-    if not (root / filename_prefix.replace("\\", "/")).resolve().is_relative_to(root):
+    path = root / filename_prefix.replace("\\", "/")
+    if not path.resolve().is_relative_to(root):
         return f"filename_prefix '{filename_prefix}' leads out of the output folder: leave out '..' and leading slashes"
+    try:
+        refuse_unwritable_folder(path.parent)
+        refuse_long_name(path.with_name(path.name + ROOM_FOR_NUMBER))
+    except ValueError as error:
+        return f"filename_prefix '{filename_prefix[:60]}': {error}"
     return None
 
 
@@ -54,7 +63,7 @@ def fingerprint(*inputs) -> str:
         elif isinstance(value, ViewSet):  # not its provenance, which holds timings
             add([value.images, value.masks, value.cameras, value.prompt, value.negative_prompt])
         elif isinstance(value, Cameras):
-            add([value.c2w, value.fov_y_deg])
+            add(list(vars(value).values()))
         elif isinstance(value, torch.nn.Module):
             add(sorted(value.state_dict().items()))
         elif dataclasses.is_dataclass(value):

@@ -99,12 +99,7 @@ def sample_objects(
     """
     if not prompts or len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts came with {len(seeds)} seeds: give one seed for each prompt")
-    for prompt in prompts:
-        if not prompt.strip():
-            raise ValueError("the prompt is empty: say what to make, for example 'a red cube and a blue sphere'")
-    for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
+    refuse_request(prompts, seeds)
     cameras = model.default_cameras() if cameras is None else cameras
     if len(cameras) == 0:
         raise ValueError("no cameras: give one for each view")
@@ -185,6 +180,16 @@ def sample_objects(
             )
         )
     return views
+
+
+def refuse_request(prompts: Sequence[str], seeds: Sequence[int]) -> None:
+    """ValueError for an empty prompt or a seed out of range; needs no model."""
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ValueError("the prompt is empty: say what to make, for example 'a red cube and a blue sphere'")
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed must be between 0 and {MAX_SEED}, got {seed}")
 
 
 def _located(focus: Focus | None, prompt: PromptEmbedding) -> Focus:

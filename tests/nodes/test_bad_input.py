@@ -141,7 +141,7 @@ def test_an_unknown_word_is_the_focus_prompts_error(nodes, run, monkeypatch, pro
 
 
 @pytest.mark.parametrize(
-    "prefix", ["../../x", "/etc/x", "..", "a/../../x", "C:\\..\\..\\x\\..\\..\\..\\y", "", "x" * 300, "a\0b"]
+    "prefix", ["../../x", "/etc/x", "..", "a/../../x", "C:\\..\\..\\x\\..\\..\\..\\y", "", "x" * 300, "a\0b", "ü" * 120]
 )
 def test_prefixes_that_lead_out_of_the_output_folder(nodes, base, prefix):
     before = sorted(base.parent.rglob("*"))
