@@ -61,7 +61,7 @@ class Guidance:
     """A diffusion model bound to one prompt. Whoever differentiates a loss freezes the VAE meanwhile (`frozen`).
 
     Attributes:
-        context, negative_context: `[1, words, C]` embeddings.
+        context, negative_context: `[1, words, C]` embeddings. negative_prompt: what the latter says.
         alphas_cumprod, prediction_type: from the model's scheduler.
         num_views: views of one object judged together; 1 judges each image alone and without camera.
         image_size: pixels a side that renders are resized to.
@@ -78,6 +78,7 @@ class Guidance:
     num_views: int
     image_size: int
     checkpointing: bool = False
+    negative_prompt: str = ""
 
     @property
     def latent_numel(self) -> int:
@@ -173,6 +174,7 @@ def multiview_guidance(
         num_views=num_views,
         image_size=model.config.image_size,
         checkpointing=checkpointing,
+        negative_prompt=negative_prompt,
     )
 
 
@@ -199,4 +201,5 @@ def image_guidance(
         num_views=1,
         image_size=pipeline.unet.config.sample_size * pipeline.vae_scale_factor,
         checkpointing=checkpointing,
+        negative_prompt=negative_prompt,
     )

@@ -8,6 +8,7 @@ Reference rays keep the composition; SDS on a random orbit of orthogonal cameras
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -187,11 +188,17 @@ class HybridObjective:
         return torch.full((3,), grey) if coin < self.config.random_background else self.background
 
     @torch.no_grad()
-    def match_with_references(self, field: RadianceField) -> tuple[float, float]:
-        """PSNR in decibels over all pixels of the reference views, each before its own background, and the IoU of the masks."""
+    def match_with_references(
+        self, field: RadianceField, check: Callable[[], None] = lambda: None
+    ) -> tuple[float, float]:
+        """PSNR in decibels over all pixels of the reference views, each before its own background, and the IoU of the masks.
+
+        `check` is called before each chunk of rays and may raise.
+        """
         reference = self.reference
         error, both, either = torch.zeros(3, dtype=torch.float64)
         for rays in torch.arange(len(reference.masks), device=field.device).split(self.rays_per_chunk):
+            check()
             out = field.render_rays(reference.origins[rays], reference.directions[rays], reference.own_background[rays])
             error += (out.rgb.clamp(0, 1) - reference.colors[rays]).square().sum().cpu()
             shown, there = out.alpha > 0.5, reference.masks[rays] > 0.5

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +20,7 @@ from ..diffusion.model import MVDream
 from ..nerf.field import RadianceField
 from ..nerf.fit import make_optimizer
 from ..settings.refine import RefineConfig
-from ..views import Progress, ViewSet
+from ..views import USEFUL_PIXELS, Progress, ViewSet
 from .checkpoint import RefineState, Snapshot, fingerprint, load_state, save_state
 from .guidance import Guidance, frozen, image_guidance, multiview_guidance
 from .memory import choose_preset, is_out_of_memory, offloaded, preset_named, smaller_preset
@@ -74,7 +76,8 @@ def refine(
     if config is None:
         config = (model if isinstance(model, MVDream) else views).recipe.refine
     with ExitStack() as stack:
-        run = Refinement(field, views, model, config, checkpoint, stack)
+        check = partial(progress, 0, config.steps, None) if progress is not None else lambda: None
+        run = Refinement(field, views.at_most(USEFUL_PIXELS), model, config, checkpoint, stack, check)
         while run.state.step < config.steps and not run.stopped:
             preview = run.step()
             if progress is not None:
@@ -83,13 +86,24 @@ def refine(
 
 
 def make_guidance(model: MVDream | StableDiffusionPipeline, views: ViewSet, config: RefineConfig) -> Guidance:
-    """The judge that `config` asks for, bound to the prompt of `views`."""
+    """The judge that `config` asks for, bound to the prompt of `views` and to what they were to keep away from."""
     if not views.prompt.strip():
         raise ValueError("the views carry no prompt, which refinement is guided by: give them the text that they show")
+    whose, negative = "the refinement's own", config.negative_prompt
+    if negative is None:
+        whose, negative = "the views'", views.negative_prompt.strip()
+    if not negative and config.negative_prompt is None:
+        whose, negative = "MVDream's", None
     if isinstance(model, MVDream):
         views_judged = 4 if config.multi_view else 1
-        return multiview_guidance(model, views.prompt, config.negative_prompt, suffix=config.suffix, num_views=views_judged)
-    return image_guidance(model, views.prompt, config.negative_prompt or "")
+        guidance = multiview_guidance(model, views.prompt, negative, suffix=config.suffix, num_views=views_judged)
+    else:
+        guidance = image_guidance(model, views.prompt, negative or "")
+    if guidance.negative_prompt:
+        logger.info("refinement keeps away from %s negative prompt: %s", whose, guidance.negative_prompt)
+    else:
+        logger.info("refinement has no negative prompt")
+    return guidance
 
 
 class Refinement:
@@ -103,7 +117,9 @@ class Refinement:
         config: RefineConfig,
         checkpoint: Path | None,
         stack: ExitStack,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` is called as often as the preparation can stop, and may raise."""
         guidance = make_guidance(model, views, config)
         stack.enter_context(frozen(guidance.vae))
         self.model, self.config, self.checkpoint, self.stack = model, config, checkpoint, stack
@@ -124,15 +140,16 @@ class Refinement:
         else:
             preset = choose_preset(self.field, self.objective.reference, guidance, config)
             self._use_preset(preset.name)
-            self.state = self._initial_state(preset.name)
+            self.state = self._initial_state(preset.name, check)
 
-    def _initial_state(self, preset: str) -> RefineState:
-        psnr, iou = self.objective.match_with_references(self.field)
+    def _initial_state(self, preset: str, check: Callable[[], None]) -> RefineState:
+        psnr, iou = self.objective.match_with_references(self.field, check)
         if self.config.reference_weight > 0 and iou < MIN_MASK_IOU:
             raise ValueError(
                 f"the field does not show the scene of the views: its outline overlaps theirs by {100 * iou:.0f} % only. Give "
                 "the field that was fitted to these views"
             )
+        check()
         score = self.objective.held_back_score(self.field)
         now = Snapshot.of(self.field, self.optimizer)
         history = [{"step": 0, "reference_psnr": psnr, "held_back_score": score}]
@@ -261,6 +278,7 @@ class Refinement:
             **self.field.provenance,
             "refine": {
                 "config": asdict(self.config),
+                "negative_prompt": self.objective.guidance.negative_prompt,
                 "preset": state.preset,
                 "best_step": state.best_step,
                 "history": state.history,

@@ -24,7 +24,8 @@ class RefineConfig:
         std_rescale, form: see `sds_loss`.
         multi_view: judge four orthogonal renders together with their cameras; False judges each alone, without camera (2D SDS).
         suffix: whether the model's prompt suffix is appended, as in sampling.
-        negative_prompt: None takes MVDream's list, or nothing where the model cannot read that.
+        negative_prompt: None takes that of the views; where they have none, MVDream's list, or nothing where the model cannot
+            read that. It is said which.
         elevation_deg: range of the random cameras' elevation, degrees.
         uniform_elevation: share of the steps whose elevation is uniform in that range; the others draw a point of the sphere,
             as MVDream-threestudio does.

@@ -57,6 +57,8 @@ def test_same_seed_same_result_whatever_ran_before(field, views, tiny_mvdream, r
 def test_previews_and_progress(field, views, tiny_mvdream):
     seen = []
     refine(field, views, tiny_mvdream, CONFIG, progress=lambda *step: seen.append(step))
+    assert seen[0] == (0, 6, None)  # while it prepares
+    seen = [call for call in seen if call[0]]
     assert [(step, total) for step, total, _ in seen] == [(i, 6) for i in range(1, 7)]
     assert all(p.shape == (8, 8, 3) and 0 <= p.min() and p.max() <= 1 for _, _, p in seen)
 
