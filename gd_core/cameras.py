@@ -23,25 +23,35 @@ DEFAULT_DISTANCE = 3.0
 
 @dataclass
 class Cameras:
-    """A set of V pinhole cameras with square pixels and the principal point in the image centre.
+    """A set of V cameras, pinhole or orthographic, with square pixels and the principal point in the image centre.
 
     Attributes:
         c2w: `[V, 4, 4]` float32 camera-to-world matrices, z up, world units.
-        fov_y_deg: `[V]` float32 vertical fields of view in degrees, between 0 and 180.
+        fov_y_deg: `[V]` float32 vertical fields of view in degrees, between 0 and 180. Of an orthographic camera: that of the
+            pinhole camera which stands in for it where one is needed (turntables, the orbit of score distillation).
+        ortho_height: `[V]` float32, 0 for a pinhole camera; else the camera is orthographic and its image shows so many world
+            units from bottom to top. None makes all of them pinhole cameras.
     """
 
     c2w: Float[Tensor, "V 4 4"]
     fov_y_deg: Float[Tensor, " V"]
+    ortho_height: Float[Tensor, " V"] | None = None
 
     def __post_init__(self) -> None:
+        if self.ortho_height is None:
+            self.ortho_height = torch.zeros_like(self.fov_y_deg)
         if self.c2w.ndim != 3 or self.c2w.shape[1:] != (4, 4):
             raise ValueError(f"cameras need c2w of shape [V, 4, 4], got {list(self.c2w.shape)}")
         if self.fov_y_deg.shape != self.c2w.shape[:1]:
             raise ValueError(f"{len(self.c2w)} cameras need as many fields of view, got {list(self.fov_y_deg.shape)}")
-        if not (torch.isfinite(self.c2w).all() and torch.isfinite(self.fov_y_deg).all()):
+        if self.ortho_height.shape != self.c2w.shape[:1]:
+            raise ValueError(f"{len(self.c2w)} cameras need as many orthographic heights, got {list(self.ortho_height.shape)}")
+        if not all(torch.isfinite(values).all() for values in (self.c2w, self.fov_y_deg, self.ortho_height)):
             raise ValueError("cameras hold a value that is not finite")
         if not ((self.fov_y_deg > 0) & (self.fov_y_deg < 180)).all():
             raise ValueError(f"fields of view must be between 0 and 180 degrees, got {self.fov_y_deg.tolist()}")
+        if (self.ortho_height < 0).any():
+            raise ValueError(f"orthographic heights must not be negative, got {self.ortho_height.tolist()}")
 
     def __len__(self) -> int:
         return self.c2w.shape[0]
@@ -50,13 +60,13 @@ class Cameras:
         """The chosen cameras; an int gives a set of one."""
         if isinstance(index, int):
             index = [index]
-        return Cameras(self.c2w[index], self.fov_y_deg[index])
+        return Cameras(self.c2w[index], self.fov_y_deg[index], self.ortho_height[index])
 
     def to(self, device: torch.device | str) -> Cameras:
-        return Cameras(self.c2w.to(device), self.fov_y_deg.to(device))
+        return Cameras(self.c2w.to(device), self.fov_y_deg.to(device), self.ortho_height.to(device))
 
     def clone(self) -> Cameras:
-        return Cameras(self.c2w.clone(), self.fov_y_deg.clone())
+        return Cameras(self.c2w.clone(), self.fov_y_deg.clone(), self.ortho_height.clone())
 
     @property
     def positions(self) -> Float[Tensor, "V 3"]:
@@ -73,7 +83,23 @@ class Cameras:
         Returns:
             origins and unit directions, both `[V, height, width, 3]`, row 0 at the top of the image.
         """
-        return pixel_rays(self.c2w, self.fov_y_deg, height, width)
+        return pixel_rays(self.c2w, self.fov_y_deg, height, width, self.ortho_height)
+
+    def project(self, points: Float[Tensor, "N 3"], height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pixel column and row of world points (float, 0 at the image's upper left corner) and their depth along the view axis,
+        each `[V, N]`."""
+        local = torch.einsum("vji,vnj->vni", self.c2w[:, :3, :3], points[None] - self.positions[:, None])
+        depth = -local[..., 2]
+        pinhole = 0.5 * height / torch.tan(torch.deg2rad(self.fov_y_deg) / 2)[:, None] / depth.clamp(min=1e-6)
+        flat = (height / self.ortho_height.clamp(min=1e-9))[:, None]
+        scale = torch.where(self.ortho_height[:, None] > 0, flat, pinhole)
+        return 0.5 * width + local[..., 0] * scale, 0.5 * height - local[..., 1] * scale, depth
+
+    @property
+    def frame_height(self) -> Float[Tensor, " V"]:
+        """World units from bottom to top of the image, at the distance of the origin."""
+        pinhole = 2 * torch.tan(torch.deg2rad(self.fov_y_deg) / 2) * self.positions.norm(dim=1)
+        return torch.where(self.ortho_height > 0, self.ortho_height, pinhole)
 
 
 def camera_conditioning(c2w: Float[Tensor, "V 4 4"]) -> Float[Tensor, "V 16"]:
@@ -85,7 +111,11 @@ def camera_conditioning(c2w: Float[Tensor, "V 4 4"]) -> Float[Tensor, "V 16"]:
 
 
 def pixel_rays(
-    c2w: Float[Tensor, "V 4 4"], fov_y_deg: Float[Tensor, " V"], height: int, width: int
+    c2w: Float[Tensor, "V 4 4"],
+    fov_y_deg: Float[Tensor, " V"],
+    height: int,
+    width: int,
+    ortho_height: Float[Tensor, " V"] | None = None,
 ) -> tuple[Float[Tensor, "V h w 3"], Float[Tensor, "V h w 3"]]:
     """Rays of `height` x `width` pixel centres for each camera; see `Cameras.rays`."""
     device, dtype = c2w.device, c2w.dtype
@@ -97,6 +127,11 @@ def pixel_rays(
     directions = torch.einsum("vij,vhwj->vhwi", c2w[:, :3, :3], directions)
     directions = directions / directions.norm(dim=-1, keepdim=True)
     origins = c2w[:, None, None, :3, 3].expand_as(directions)
+    if ortho_height is not None and (ortho_height > 0).any():
+        size = ortho_height.to(dtype)[:, None, None, None] / 2
+        across = x[None, ..., None] * c2w[:, None, None, :3, 0] + y[None, ..., None] * c2w[:, None, None, :3, 1]
+        forward = -c2w[:, None, None, :3, 2].expand_as(directions)
+        origins, directions = origins + size * across, torch.where(size > 0, forward, directions)
     return origins, directions
 
 
@@ -146,14 +181,28 @@ def orbit_cameras(
     if not distance > 0:
         raise ValueError(f"camera distance must be positive, got {distance}")
     elevation = torch.as_tensor(elevation_deg, dtype=torch.float64).expand(num_views)
-    if (elevation.abs() > 90).any():
-        raise ValueError(f"elevation must be between -90 and 90 degrees, got {elevation_deg}")
     azimuth = azimuth_start_deg + azimuth_span_deg / num_views * torch.arange(num_views, dtype=torch.float64)
-    elevation, azimuth = torch.deg2rad(elevation), torch.deg2rad(azimuth)
-    positions = distance * torch.stack(
-        (elevation.cos() * azimuth.sin(), -elevation.cos() * azimuth.cos(), elevation.sin()), dim=1
-    )
-    return Cameras(look_at(positions).float(), torch.full((num_views,), float(fov_y_deg)))
+    return Cameras(looking_from(azimuth, elevation, distance), torch.full((num_views,), float(fov_y_deg)))
+
+
+def looking_from(
+    azimuth_deg: Float[Tensor, " V"], elevation_deg: Float[Tensor, " V"], distance: float | Float[Tensor, " V"]
+) -> Float[Tensor, "V 4 4"]:
+    """Level cameras that look at the origin, as float32 camera-to-world matrices, from angles in float64 degrees.
+
+    Straight above and below the image's right is still that of the camera's azimuth.
+    """
+    if (elevation_deg.abs() > 90).any():
+        raise ValueError(f"elevation must be between -90 and 90 degrees, got {elevation_deg.tolist()}")
+    azimuth, elevation = torch.deg2rad(azimuth_deg), torch.deg2rad(elevation_deg)
+    across = elevation.cos()
+    backward = torch.stack((across * azimuth.sin(), -across * azimuth.cos(), elevation.sin()), dim=1)
+    right = torch.stack((azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)), dim=1)
+    up = torch.linalg.cross(backward, right)
+    positions = backward * torch.as_tensor(distance, dtype=backward.dtype).reshape(-1, 1)
+    c2w = torch.eye(4, dtype=backward.dtype).repeat(len(backward), 1, 1)
+    c2w[:, :3, :] = torch.stack((right, up, backward, positions), dim=2)
+    return c2w.float()
 
 
 def distance_that_frames(radius: float, fov_y_deg: float) -> float:

@@ -11,17 +11,23 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from .cameras import Cameras
-from .files import write_tensors
+from .files import not_safetensors, write_tensors
 from .recipe import Recipe
 
 Progress = Callable[[int, int, Tensor | None], None]
 """`progress(step, total, preview)`: called after each of `total` steps, `step` counting from 1, with `preview` an image
-`[H, W, 3]` in 0..1 on the CPU, or None when there is nothing new to show. It may raise: that cancels the work."""
+`[H, W, 3]` in 0..1 on the CPU, or None when there is nothing new to show. While the work prepares it is called with step 0, as
+often as it can stop. It may raise: that cancels the work."""
 
+USEFUL_PIXELS = 1024  # of a view's longer side: more are finer than any field that is fitted to them
 FORMAT = "grounded-dreamer-views"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+PINHOLE_VERSION = 1  # without orthographic cameras: what releases before them read
+# Of a view's border and of what is within it: an object that is cut off on all sides and has a hole is rarer than a mistake.
+INVERTED_BORDER, INVERTED_HOLLOW = 0.8, 0.005
 
 
 @dataclass
@@ -102,6 +108,16 @@ class ViewSet:
             recipe=self.recipe,
         )
 
+    def at_most(self, side: int) -> ViewSet:
+        """These views, scaled down to `side` pixels along the longer side if they are larger; masks and cameras with them."""
+        scale = side / max(self.height, self.width)
+        if scale >= 1:
+            return self
+        size = [max(1, round(length * scale)) for length in (self.height, self.width)]
+        images = torch.cat([interpolate(image.movedim(-1, 0)[None], size, mode="area") for image in self.images])
+        masks = torch.cat([interpolate(mask[None, None], size, mode="area")[0] for mask in self.masks])
+        return replace(self, images=images.movedim(1, -1).contiguous(), masks=masks)
+
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file; an existing file is replaced only once the new one is whole.
 
@@ -113,13 +129,14 @@ class ViewSet:
             "masks": self.masks,
             "c2w": self.cameras.c2w,
             "fov_y_deg": self.cameras.fov_y_deg,
+            "ortho_height": self.cameras.ortho_height,
             **{f"attention.{word}": m for word, m in self.attention.items()},
         }
         if self.latents is not None:
             tensors["latents"] = self.latents
         header = {
             "format": FORMAT,
-            "version": FORMAT_VERSION,
+            "version": FORMAT_VERSION if (self.cameras.ortho_height > 0).any() else PINHOLE_VERSION,
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
@@ -129,6 +146,27 @@ class ViewSet:
         write_tensors(path, tensors, header)
 
 
+def refuse_inverted(masks: Float[Tensor, "V H W"]) -> None:
+    """ValueError for masks that are 1 along nearly the whole border of a view and 0 inside, or 1 everywhere: masks are 1 on the
+    object, and transparency, which ComfyUI's Load Image hands out as mask, is 1 beside it."""
+    solid = masks > 0.5
+    edges = (solid[:, 0], solid[:, -1], solid[:, 1:-1, 0], solid[:, 1:-1, -1])
+    border = torch.cat([edge.flatten(1) for edge in edges], dim=1).float().mean(1)
+    hollow = 1 - solid[:, 1:-1, 1:-1].flatten(1).float().mean(1)
+    inverted = ((border > INVERTED_BORDER) & (hollow > INVERTED_HOLLOW)).nonzero()[:, 0]
+    if len(inverted):
+        which = "" if len(inverted) == len(masks) else f" of view {', '.join(str(int(v) + 1) for v in inverted)}"
+        raise ValueError(
+            f"the masks{which} are 1 along the border and 0 inside, so the background is marked and not the object: put an "
+            "Invert Mask node before 'masks' (Load Image gives 1 where a picture is transparent; here 1 is the object)"
+        )
+    if solid.all():
+        raise ValueError(
+            "the masks are 1 everywhere, so they do not say where the object is: leave 'masks' unconnected, or give masks "
+            "that are 1 on the object and 0 beside it"
+        )
+
+
 def load_views(path: str | Path) -> ViewSet:
     """Read what `ViewSet.save` wrote. Raises ValueError that names the file when it is not one of ours."""
     try:
@@ -136,7 +174,7 @@ def load_views(path: str | Path) -> ViewSet:
             header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} does not hold views saved by Grounded-Dreamer")
     if header["version"] > FORMAT_VERSION:
@@ -144,7 +182,7 @@ def load_views(path: str | Path) -> ViewSet:
     return ViewSet(
         images=tensors["images"],
         masks=tensors["masks"],
-        cameras=Cameras(tensors["c2w"], tensors["fov_y_deg"]),
+        cameras=Cameras(tensors["c2w"], tensors["fov_y_deg"], tensors.get("ortho_height")),
         attention={k.removeprefix("attention."): v for k, v in tensors.items() if k.startswith("attention.")},
         latents=tensors.get("latents"),
         prompt=header["prompt"],

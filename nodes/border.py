@@ -8,6 +8,8 @@ detaches what goes out; and models that ComfyUI moved in between are mended by `
 from __future__ import annotations
 
 import functools
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -22,6 +24,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
+from .. import gd_core
 from ..gd_core.views import ViewSet
 
 PREVIEW_SIZE = 512  # pixels, the longer side
@@ -38,12 +41,35 @@ def at_the_border(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
     def guarded(cls, **inputs) -> io.NodeOutput:
         with torch.inference_mode(False):
             try:
-                output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
+                with warnings_on(cls):
+                    output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
             except (ValueError, OSError) as error:
                 raise ValueError(plain_sentence(error)) from None
             return io.NodeOutput(*map(released, output.args), ui=output.ui)
 
     return guarded
+
+
+@contextmanager
+def warnings_on(node: type[io.ComfyNode]) -> Iterator[None]:
+    """Show on the node, once it is done, what `gd_core` warned of on this thread meanwhile."""
+    said: list[str] = []
+    thread = threading.get_ident()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.thread == thread and (message := record.getMessage()) not in said:
+                said.append(message)
+
+    listener = Listener(logging.WARNING)
+    logger = logging.getLogger(gd_core.__name__)
+    logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        logger.removeHandler(listener)
+    if said and node.hidden is not None and node.hidden.unique_id is not None:
+        PromptServer.instance.send_progress_text("\n".join(said), node.hidden.unique_id)
 
 
 def owned(value):
@@ -140,6 +166,11 @@ class NodeProgress:
 
     def _send_text(self, step: int, total: int) -> None:
         now = time.monotonic()
+        if step == 0:
+            if now >= self.text_due:
+                self.text_due = now + TEXT_INTERVAL
+                PromptServer.instance.send_progress_text(f"{self.doing}: preparing", self.node_id)
+            return
         if self.first_step is None:  # a resumed run starts in the middle
             self.first_step, self.started = step, now
         if step < total and now < self.text_due:

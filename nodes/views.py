@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gd_core.cameras import DEFAULT_DISTANCE, DEFAULT_FOV_Y_DEG, orbit_cameras
-from ..gd_core.diffusion import foreground_masks
+from ..gd_core.cameras import DEFAULT_DISTANCE, DEFAULT_FOV_Y_DEG
+from ..gd_core.image_views import MAX_VIEWS, views_from_images
 from ..gd_core.pictures import heat_map_overlays, heat_maps, view_grid
+from ..gd_core.rigs import EVEN_ORBIT, RIGS, chosen_cameras, parse_numbers
 from ..gd_core.views import ViewSet
-from .border import at_the_border
+from .border import NodeProgress, at_the_border
 from .types import CATEGORY, GDViews
-
-MAX_VIEWS = 64
 
 
 class ViewsFromImages(io.ComfyNode):
@@ -23,19 +24,32 @@ class ViewsFromImages(io.ComfyNode):
             node_id="GroundedDreamerViewsFromImages",
             display_name="Views from Images",
             category=CATEGORY,
-            description="Makes views out of images from anywhere: other packs, renders, photographs. The images go once "
-            "around the object "
-            "at equal angles.",
-            search_aliases=["images to views", "multi-view images", "photos to 3d", "zero123", "wonder3d"],
+            description="Makes views out of images from anywhere: other packs, renders, photographs. Choose the rig that they "
+            "were made with, or describe it.",
+            search_aliases=[
+                "images to views",
+                "multi-view images",
+                "photos to 3d",
+                "zero123",
+                "zero123++",
+                "wonder3d",
+                "era3d",
+                "mv-adapter",
+                "hunyuan3d",
+                "orthographic cameras",
+                "camera rig",
+            ],
             inputs=[
                 io.Image.Input(
                     "images",
-                    tooltip="A batch of square or oblong images of one size, two or more, in the order of their cameras.",
+                    tooltip="A batch of square or oblong images of one size, two or more, in the order of their cameras; or "
+                    "one sheet of square pictures, for a rig by name. Transparency (a fourth channel) is the mask.",
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="Where the object is, one mask an image. Left out, it is what differs from the background.",
+                    tooltip="Where the object is: 1 on it, 0 beside it, one mask an image. Load Image gives the opposite: put "
+                    "Invert Mask between. Left out, it is the images' transparency, or what differs from the background.",
                 ),
                 io.String.Input(
                     "prompt",
@@ -49,7 +63,7 @@ class ViewsFromImages(io.ComfyNode):
                     min=-89.0,
                     max=89.0,
                     step=1.0,
-                    tooltip="Degrees that the cameras stand above the horizon.",
+                    tooltip="Degrees that the cameras stand above the horizon. Even orbit only.",
                 ),
                 io.Float.Input(
                     "azimuth_start",
@@ -57,7 +71,8 @@ class ViewsFromImages(io.ComfyNode):
                     min=-360.0,
                     max=360.0,
                     step=1.0,
-                    tooltip="Azimuth of the first image in degrees: 0 is the front (-y), 90 the right (+x), as MVDream counts.",
+                    tooltip="Azimuth of the first image in degrees: 0 is the front (-y), 90 the right (+x), as MVDream counts. "
+                    "Even orbit only.",
                 ),
                 io.Float.Input(
                     "azimuth_span",
@@ -66,7 +81,7 @@ class ViewsFromImages(io.ComfyNode):
                     max=360.0,
                     step=1.0,
                     tooltip="Degrees that the images go around, counter-clockwise seen from above; negative turns the "
-                    "other way.",
+                    "other way. Even orbit only.",
                 ),
                 io.Float.Input(
                     "fov",
@@ -75,7 +90,7 @@ class ViewsFromImages(io.ComfyNode):
                     max=170.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="Vertical field of view of the cameras in degrees.",
+                    tooltip="Vertical field of view of the cameras in degrees. Even orbit only.",
                 ),
                 io.Float.Input(
                     "distance",
@@ -84,14 +99,64 @@ class ViewsFromImages(io.ComfyNode):
                     max=100.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Of the cameras from the object's centre. The object must lie within 1 unit of it.",
+                    tooltip="Of the cameras from the object's centre. The object must lie within 1 unit of it. Even "
+                    "orbit only.",
+                ),
+                io.Combo.Input(
+                    "rig",
+                    options=[EVEN_ORBIT, *RIGS],
+                    default=EVEN_ORBIT,
+                    optional=True,
+                    tooltip="Where the images were seen from: an even orbit, which the numbers above describe, or the rig of "
+                    "the model that made them, in its own order, which does not read them.",
+                ),
+                io.String.Input(
+                    "azimuths",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Degrees, one for each image, for example 0, 90, 180, 270. In place of what the rig says.",
+                ),
+                io.String.Input(
+                    "elevations",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Degrees above the horizon, one for all images or one for each. In place of what the rig says.",
+                ),
+                io.String.Input(
+                    "fovs",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Vertical fields of view in degrees, one for all images or one for each. In place of what the "
+                    "rig says.",
+                ),
+                io.String.Input(
+                    "ortho_widths",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Orthographic cameras: world units that an image shows from left to right, one for all images or "
+                    "one for each; 0 for a camera with perspective. 2 shows the whole box of the field.",
                 ),
             ],
             outputs=[
                 GDViews.Output(display_name="views", tooltip="For Sparse NeRF Fit, View Grid and Evaluate."),
                 io.Mask.Output(display_name="masks", tooltip="The masks that the fit will use."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(cls, azimuths=None, elevations=None, fovs=None, ortho_widths=None) -> bool | str:
+        lists = {"azimuths": azimuths, "elevations": elevations, "fovs": fovs, "ortho_widths": ortho_widths}
+        try:
+            for name, text in lists.items():
+                parse_numbers(text or "", name)
+        except ValueError as error:
+            return str(error)
+        return True
 
     @classmethod
     @at_the_border
@@ -105,21 +170,32 @@ class ViewsFromImages(io.ComfyNode):
         distance: float,
         masks: Tensor | None = None,
         prompt: str = "",
+        rig: str = EVEN_ORBIT,
+        azimuths: str = "",
+        elevations: str = "",
+        fovs: str = "",
+        ortho_widths: str = "",
     ) -> io.NodeOutput:
-        count = len(images)
-        if not 2 <= count <= MAX_VIEWS:
-            raise ValueError(f"'images' holds {count}: batch 2 to {MAX_VIEWS} images of the object, seen from around it")
-        if min(images.shape[1:3]) < 16:
-            raise ValueError(f"'images' are {images.shape[2]}x{images.shape[1]} pixels: give at least 16x16")
-        images = images[..., :3].float().clamp(0, 1).cpu()  # with --gpu-only they are not
-        if masks is not None and masks.shape != images.shape[:3]:
-            raise ValueError(
-                f"'masks' are {len(masks)} of {masks.shape[2]}x{masks.shape[1]} pixels, 'images' {count} of "
-                f"{images.shape[2]}x{images.shape[1]}: give one mask of the same size for each image"
-            )
-        masks = foreground_masks(images) if masks is None else masks.float().clamp(0, 1).cpu()
-        cameras = orbit_cameras(count, elevation, azimuth_start, azimuth_span, distance=distance, fov_y_deg=fov)
-        return io.NodeOutput(ViewSet(images, masks, cameras, prompt=prompt.strip()), masks)
+        lists = {"azimuths": azimuths, "elevations": elevations, "fovs": fovs, "ortho_widths": ortho_widths}
+        cameras = partial(
+            chosen_cameras,
+            rig=rig,
+            elevation=elevation,
+            azimuth_start=azimuth_start,
+            azimuth_span=azimuth_span,
+            fov=fov,
+            distance=distance,
+            **{name: parse_numbers(text, name) for name, text in lists.items()},
+        )
+        views = views_from_images(
+            images,
+            masks,
+            cameras,
+            rig_size=len(RIGS[rig]) if rig in RIGS else None,
+            prompt=prompt.strip(),
+            progress=NodeProgress(cls, "finding the object"),
+        )
+        return io.NodeOutput(views, views.masks)
 
 
 class ViewGrid(io.ComfyNode):

@@ -15,6 +15,7 @@ ALLOWED = {
     "cameras": set(),
     "settings": set(),
     "recipe": {"settings"},
+    "rigs": {"cameras"},
     "views": {"cameras", "recipe"},
     "video": {"cameras", "views", "nerf"},
     "attention": {"settings", "cameras", "views"},

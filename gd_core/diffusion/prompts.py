@@ -48,7 +48,7 @@ def encode_prompt(model: MVDream, text: str, *, suffix: bool = True) -> PromptEm
 
     Args:
         text: the prompt. The model's suffix follows it unless it is empty.
-        suffix: False for negative prompts.
+        suffix: False for negative prompts; errors then speak of the negative prompt.
 
     Raises:
         ValueError: when the prompt is longer than the text encoder reads (nothing is cut off silently), or, for a model

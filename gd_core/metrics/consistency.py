@@ -45,7 +45,7 @@ def silhouette_coherence(
         agreed = torch.ones(points.shape[:2], dtype=torch.bool)
         for other in range(len(masks)):
             if other != view:
-                agreed &= _on_foreground(points, soft[other], cameras[other], width / height)
+                agreed &= _on_foreground(points, soft[other], cameras[other])
         coherence.append(agreed.any(1).float().mean())
     return torch.stack(coherence)
 
@@ -59,17 +59,15 @@ def _points_in_sphere(
 
 
 def _on_foreground(
-    points: Float[Tensor, "p s 3"], mask: Float[Tensor, "h w"], camera: Cameras, aspect: float
+    points: Float[Tensor, "p s 3"], mask: Float[Tensor, "h w"], camera: Cameras
 ) -> Tensor:
     """`[p, s]` bool: the point is on the view's foreground, which goes on past the picture's edge where it reaches it."""
-    world_to_camera = torch.linalg.inv(camera.c2w[0].float())
-    local = points @ world_to_camera[:3, :3].T + world_to_camera[:3, 3]
-    half_height = torch.tan(torch.deg2rad(camera.fov_y_deg[0].float()) / 2)
-    depth = (-local[..., 2]).clamp(min=1e-6)
-    x, y = local[..., 0] / (depth * half_height * aspect), -local[..., 1] / (depth * half_height)
-    grid = torch.stack((x, y), dim=-1)[None]
+    height, width = mask.shape
+    projected = camera.project(points.flatten(0, 1), height, width)
+    column, row, depth = (part[0].unflatten(0, points.shape[:2]) for part in projected)
+    grid = torch.stack((2 * column / width - 1, 2 * row / height - 1), dim=-1)[None]
     value = F.grid_sample(mask[None, None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0, 0]
-    behind = local[..., 2] >= 0  # of which the view says nothing
+    behind = depth <= 0  # of which the view says nothing
     return (value > FOREGROUND / 2) | behind  # half a pixel of slack, for silhouettes are sampled
 
 

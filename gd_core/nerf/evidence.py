@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,8 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
-from ..views import ViewSet
-from .hull import FOREGROUND, carve
+from ..views import ViewSet, refuse_inverted
+from .hull import FOREGROUND, carve, disagreement
 from .occupancy import OccupancyGrid
 
 logger = logging.getLogger(__name__)
@@ -55,11 +56,20 @@ def view_backgrounds(views: ViewSet) -> Float[Tensor, "V 3"]:
     return torch.stack([c.median(dim=0).values if len(c) else c.new_ones(3) for c in colors])
 
 
-def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, generator: torch.Generator) -> Evidence:
+def gather_evidence(
+    views: ViewSet,
+    occupancy: OccupancyGrid,
+    step: float,
+    generator: torch.Generator,
+    check: Callable[[], None] = lambda: None,
+) -> Evidence:
     """Carve `occupancy` by the views' masks and collect the rays that cross what is left, on its device.
 
+    `check` is called between any two pieces of work and may raise.
+
     Raises:
-        ValueError: no view has any foreground, or the views' cameras do not look at the same part of the box.
+        ValueError: masks of views from images are inverted, no view has any foreground, or the views' cameras do not look at
+            the same part of the box.
     """
     device = occupancy.hull.device
     filled = (views.masks > FOREGROUND).flatten(1).any(1)
@@ -74,21 +84,25 @@ def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, gener
     chosen = filled.nonzero()[:, 0].to(views.images.device)
     cameras = views.cameras[chosen].to(device)
     images, masks = views.images[chosen].to(device), views.masks[chosen].to(device)
-    hull, share = carve(masks, cameras, occupancy.resolution, occupancy.half_size)
+    if views.latents is None:  # a model's own views may disagree: that is no mistake of anybody's
+        refuse_inverted(views.masks)
+        if trouble := disagreement(masks, cameras):
+            logger.warning(trouble)
+    hull, share = carve(masks, cameras, occupancy.resolution, occupancy.half_size, check)
     if not hull.any():
         raise ValueError(
             f"the views agree on no foreground within the box of {2 * occupancy.half_size:g} world units around the origin: "
             "check the cameras' elevation, distance and field of view"
         )
     background = view_backgrounds(views)[chosen].to(device)[:, None, None]
-    color = foreground_colors(images, masks, background)
+    color = foreground_colors(images, masks, background, check)
     origins, directions = (r.reshape(-1, 3) for r in cameras.rays(views.height, views.width))
     color, mask = color.reshape(-1, 3), masks.reshape(-1)
 
     occupancy.set_hull(hull & (share < 1))
-    disputed = _crossing(occupancy, origins, directions, step)[0]
+    disputed = _crossing(occupancy, origins, directions, step, check)[0]
     occupancy.set_hull(hull)
-    crosses, near, far = _crossing(occupancy, origins, directions, step)
+    crosses, near, far = _crossing(occupancy, origins, directions, step, check)
     weight = torch.where(disputed & (mask < FOREGROUND), DISSENT_WEIGHT, 1.0)
     rays = crosses.nonzero()[:, 0]
     shuffled = torch.randperm(len(rays), generator=generator).to(device)
@@ -99,7 +113,10 @@ def gather_evidence(views: ViewSet, occupancy: OccupancyGrid, step: float, gener
 
 
 def foreground_colors(
-    images: Float[Tensor, "V H W 3"], masks: Float[Tensor, "V H W"], background: Float[Tensor, "V 1 1 3"]
+    images: Float[Tensor, "V H W 3"],
+    masks: Float[Tensor, "V H W"],
+    background: Float[Tensor, "V 1 1 3"],
+    check: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "V H W 3"]:
     """The foreground's share of each pixel, 0..mask.
 
@@ -109,6 +126,7 @@ def foreground_colors(
     own = torch.minimum((images - (1 - masks[..., None]) * background).clamp(min=0), masks[..., None])
     inner = -nn.functional.max_pool2d(-masks[:, None], 3, stride=1, padding=1)[:, 0] > SURELY_INSIDE
     for view, inside in enumerate(inner.cpu().numpy()):
+        check()
         if inside.any():
             distance, (row, column) = ndimage.distance_transform_edt(~inside, return_indices=True)
             outline = torch.from_numpy((distance > 0) & (distance <= OUTLINE_WIDTH)).to(images.device)
@@ -120,11 +138,14 @@ def foreground_colors(
     return own
 
 
-def _crossing(occupancy: OccupancyGrid, origins: Tensor, directions: Tensor, step: float) -> tuple[Tensor, Tensor, Tensor]:
+def _crossing(
+    occupancy: OccupancyGrid, origins: Tensor, directions: Tensor, step: float, check: Callable[[], None]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Which rays meet an occupied cell, and the distances between which they do, with a stratum to spare."""
     near = origins.new_full((len(origins),), float("inf"))
     far = torch.zeros_like(near)
     for first in range(0, len(origins), CHUNK):
+        check()
         chunk = slice(first, first + CHUNK)
         samples = occupancy.march(origins[chunk], directions[chunk], step / 2)
         near[chunk] = near[chunk].scatter_reduce(0, samples.ray, samples.t - step, "amin")

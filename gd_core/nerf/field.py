@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..cameras import Cameras
 from ..devices import resolve_device
-from ..files import write_tensors
+from ..files import not_safetensors, write_tensors
 from ..recipe import Recipe
 from ..settings.fit import EncodingConfig, ShapeConfig
 from ..settings.fit import FieldConfig as FieldConfig
@@ -240,7 +240,7 @@ def load_field(path: str | Path, device: torch.device | str = "auto") -> Radianc
             header = json.loads((file.metadata() or {}).get("header", "{}"))
             tensors = {k: file.get_tensor(k) for k in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} does not hold a NeRF field saved by Grounded-Dreamer")
     if header["version"] == UNLIT_VERSION:

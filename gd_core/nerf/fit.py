@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from ..devices import resolve_device
 from ..settings.fit import FitConfig as FitConfig
-from ..views import Progress, ViewSet
+from ..views import USEFUL_PIXELS, Progress, ViewSet
 from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
 from .field import RadianceField, RayOutput
@@ -53,9 +55,11 @@ def fit_views(
     """Fit a radiance field to the images and masks of `views`: any number, any cameras around the box.
 
     Args:
-        views: masks are soft evidence; views that disagree cost detail, not the subject. Views with an empty mask are left out.
+        views: larger ones than `USEFUL_PIXELS` are scaled down. Masks are soft evidence; views that disagree cost detail, not
+            the subject. Views with an empty mask are left out.
         config: None takes the recipe that the views carry.
-        progress: called after each step, every few seconds with a preview. With a budget in seconds, `total` is an estimate.
+        progress: called while the fit prepares, and after each step, every few seconds with a preview. With a budget in
+            seconds, `total` is an estimate.
         resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU; on CUDA
             to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
             when `progress` cancels. None keeps none.
@@ -68,7 +72,13 @@ def fit_views(
         ValueError: the masks are empty, the cameras do not look at the box, or `resume` belongs to another fit.
     """
     checkpoint = None if resume is None else Path(resume)
-    fit = SparseViewFit(views, views.recipe.fit if config is None else config, resolve_device(device))
+    config = views.recipe.fit if config is None else config
+    usable = views.at_most(USEFUL_PIXELS)
+    if usable is not views:
+        sizes = views.width, views.height, usable.width, usable.height
+        logger.warning("the views of %d x %d pixels are fitted at %d x %d: more is of no use", *sizes)
+    check = partial(progress, 0, config.steps, None) if progress is not None else lambda: None
+    fit = SparseViewFit(usable, config, resolve_device(device), check)
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
         logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
@@ -107,13 +117,16 @@ class SparseViewFit:
         num_samples, num_seen: of all steps so far, and how many of them had a colour to tell.
     """
 
-    def __init__(self, views: ViewSet, config: FitConfig, device: torch.device) -> None:
+    def __init__(
+        self, views: ViewSet, config: FitConfig, device: torch.device, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check` is called as often as the preparation can stop, and may raise."""
         self.config = config
         self.inputs = fingerprint(views, config)
         views = views.to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.field = RadianceField(config.field, device, config.seed)
-        self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator)
+        self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator, check)
         self.field.shape.start_from(self.field.occupancy.hull)
         self.hull_cells = self.field.occupancy.hull.nonzero()
         self.preview_camera = views.cameras[0]

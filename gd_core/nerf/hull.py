@@ -6,22 +6,24 @@ unexplained (a subject that only some views show), cells with fewer votes come i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..cameras import Cameras
 
 FOREGROUND = 0.5
+AGREEMENT = 0.97  # of the foreground, mean over the views: less is a rig that is not theirs (docs/nerf.md)
+AGREEMENT_RESOLUTION = 64
+PIXELS_PER_CELL = 4  # along a side: finer masks say nothing more of the cells
 UNEXPLAINED_SHARE = 0.01  # of a view's foreground: less is mask noise at the rim
 
 
 def project(cameras: Cameras, points: Float[Tensor, "N 3"], height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixel column and row (float, 0 at the image's upper left corner) and depth along the view axis, each `[V, N]`."""
-    local = torch.einsum("vji,vnj->vni", cameras.c2w[:, :3, :3], points[None] - cameras.positions[:, None])
-    depth = -local[..., 2]
-    scale = 0.5 * height / torch.tan(torch.deg2rad(cameras.fov_y_deg) / 2)[:, None] / depth.clamp(min=1e-6)
-    return 0.5 * width + local[..., 0] * scale, 0.5 * height - local[..., 1] * scale, depth
+    return cameras.project(points, height, width)
 
 
 def cell_centres(resolution: int, device: torch.device) -> Float[Tensor, "N 3"]:
@@ -31,13 +33,84 @@ def cell_centres(resolution: int, device: torch.device) -> Float[Tensor, "N 3"]:
 
 
 def carve(
-    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int, half_size: float
+    masks: Float[Tensor, "V H W"],
+    cameras: Cameras,
+    resolution: int,
+    half_size: float,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Bool[Tensor, "G G G"], Float[Tensor, "G G G"]]:
-    """Carve the box of `half_size` around the origin.
+    """Carve the box of `half_size` around the origin; `check` is called between any two views and may raise.
 
     Returns:
         which cells may hold matter, and the share of the views that see each cell which show it as foreground, 0..1.
     """
+    views = len(masks)
+    masks = at_most(masks, PIXELS_PER_CELL * resolution)
+    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size)
+    seen = pixel >= 0
+    votes, electorate = foreground.sum(0), seen.sum(0)
+    hull = (votes == electorate) & (votes > 0)
+    solid = masks > FOREGROUND
+    for dissent in range(1, views):
+        needed = torch.zeros_like(hull)
+        for v in range(views):
+            check()
+            unexplained = solid[v] & ~_shown(hull & seen[v], pixel[v], radii[v], solid[v].shape)
+            if unexplained.sum() > UNEXPLAINED_SHARE * solid[v].sum():
+                needed |= seen[v] & unexplained.flatten()[pixel[v].clamp(min=0)]
+        if not needed.any():
+            break
+        hull = hull | (needed & (votes > 0) & (electorate - votes <= dissent))
+    share = votes / electorate.clamp(min=1)
+    return hull.view((resolution,) * 3), share.view((resolution,) * 3)
+
+
+def explained_shares(
+    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int = AGREEMENT_RESOLUTION, half_size: float = 1.0
+) -> Float[Tensor, " V"]:
+    """Share of each view's foreground that the cells which every view shows as foreground account for, 0..1; 1 without any.
+
+    Masks of one solid object from the right cameras give nearly 1. A rig that is not the one the views were made with, or
+    views that disagree, leave foreground of some view that nothing explains.
+    """
+    masks = at_most(masks, PIXELS_PER_CELL * resolution)
+    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size)
+    seen = pixel >= 0
+    hull = (foreground | ~seen).all(0) & foreground.any(0)
+    shares = []
+    for mask, looked_up, can_see, radius in zip(masks > FOREGROUND, pixel, seen, radii, strict=True):
+        shown = _shown(hull & can_see, looked_up, radius, mask.shape)
+        shares.append((mask & shown).sum() / mask.sum() if mask.any() else torch.ones((), device=masks.device))
+    return torch.stack(shares)
+
+
+def disagreement(masks: Float[Tensor, "V H W"], cameras: Cameras) -> str | None:
+    """One sentence when the masks and the cameras do not fit one another, else None."""
+    shares = explained_shares(masks, cameras)
+    if float(shares.mean()) >= AGREEMENT:
+        return None
+    worst = int(shares.argmin())
+    return (
+        f"the masks and the rig disagree: the shape that all views allow explains {100 * float(shares.mean()):.0f} % of the "
+        f"masks, and {100 * float(shares[worst]):.0f} % of view {worst + 1}'s. Check the rig (azimuths and their direction, "
+        "elevations, field of view, order of the images) and the masks"
+    )
+
+
+def at_most(masks: Float[Tensor, "V H W"], side: int) -> Float[Tensor, "V H W"]:
+    """The masks scaled down to `side` pixels along their longer side, if they are larger."""
+    scale = side / max(masks.shape[1:])
+    if scale >= 1:
+        return masks
+    size = [max(1, round(length * scale)) for length in masks.shape[1:]]
+    return nn.functional.interpolate(masks[:, None].float(), size, mode="area")[:, 0]
+
+
+def _looked_up(
+    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int, half_size: float
+) -> tuple[Bool[Tensor, "V N"], Int[Tensor, "V N"], list[int]]:
+    """For each view and cell: whether it is foreground there, and its pixel (-1 where the view cannot see it); and the pixels
+    that a cell reaches from its centre in each view."""
     views, height, width = masks.shape
     device = masks.device
     centres = cell_centres(resolution, device) * half_size
@@ -50,27 +123,19 @@ def carve(
         nearest = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
         pixel[v] = torch.where(depth > 0, nearest, -1)
         half_diagonal = 0.5 * height * 3**0.5 * half_size / resolution
-        tangent = torch.tan(torch.deg2rad(cameras.fov_y_deg[v]) / 2)
-        radii.append(int(half_diagonal / float(tangent * cameras.positions[v].norm()) + 0.5) + 1)
+        radii.append(int(half_diagonal / (0.5 * float(cameras[v].frame_height)) + 0.5) + 1)
         foreground[v] = (depth > 0) & (_dilate(masks[v], radii[v]).flatten()[nearest] > FOREGROUND)
-    seen = pixel >= 0
-    votes, electorate = foreground.sum(0), seen.sum(0)
-    hull = (votes == electorate) & (votes > 0)
-    solid = masks > FOREGROUND
-    for dissent in range(1, views):
-        needed = torch.zeros_like(hull)
-        for v in range(views):
-            explained = torch.zeros(height * width, device=device)
-            explained[pixel[v][hull & seen[v]]] = 1.0
-            unexplained = solid[v] & (_dilate(explained.view(height, width), radii[v]) == 0)
-            if unexplained.sum() > UNEXPLAINED_SHARE * solid[v].sum():
-                needed |= seen[v] & unexplained.flatten()[pixel[v].clamp(min=0)]
-        if not needed.any():
-            break
-        hull = hull | (needed & (votes > 0) & (electorate - votes <= dissent))
-    share = votes / electorate.clamp(min=1)
-    return hull.view((resolution,) * 3), share.view((resolution,) * 3)
+    return foreground, pixel, radii
+
+
+def _shown(cells: Bool[Tensor, " N"], pixel: Int[Tensor, " N"], radius: int, shape: torch.Size) -> Bool[Tensor, "H W"]:
+    """The pixels of a view that the cells cover."""
+    covered = torch.zeros(shape.numel(), device=pixel.device)
+    covered[pixel[cells]] = 1.0
+    return _dilate(covered.view(shape), radius) > 0
 
 
 def _dilate(image: Float[Tensor, "H W"], radius: int) -> Float[Tensor, "H W"]:
-    return nn.functional.max_pool2d(image[None, None], 2 * radius + 1, stride=1, padding=radius)[0, 0]
+    # A square's maximum is that of its rows' maxima: at large images the difference is that of minutes to moments.
+    rows = nn.functional.max_pool2d(image[None, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
+    return nn.functional.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[0, 0]

@@ -73,7 +73,7 @@ def test_a_cancelled_fit_goes_on_bit_for_bit(views, fitted, quick, tmp_path):
             fit_views(views, quick, progress, resume=path)
     seen = []
     resumed = fit_views(views, quick, lambda step, total, preview: seen.append(step), resume=path)
-    assert seen == list(range(32, 81))
+    assert [step for step in seen if step] == list(range(32, 81))
     assert same(fitted, resumed)
     assert same(fitted, fit_views(views, quick, resume=path))  # finished: nothing is left to do
     assert list(tmp_path.iterdir()) == [path]
@@ -180,7 +180,8 @@ def test_views_that_are_no_views_are_refused(views):
 def test_a_budget_in_seconds_ends(views, quick):
     steps = []
     fit_views(views, replace(quick, seconds=0.5), lambda step, total, preview: steps.append((step, total)))
-    assert steps[-1][0] == steps[-1][1] == len(steps)
+    done = [step for step in steps if step[0]]
+    assert done[-1][0] == done[-1][1] == len(done)
 
 
 def test_held_back_rays_stop_a_fit_that_has_converged(views, quick):
