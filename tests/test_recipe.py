@@ -1,7 +1,9 @@
 """The recipe: MVDream's own, a bundle's, one from an older release, and what is not one."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gd_core.cameras import orbit_cameras
+from gd_core.diffusion import sample_views
 from gd_core.diffusion.bundle import load_bundle, save_bundle
+from gd_core.distillation import refine
+from gd_core.mesh import extract_mesh
+from gd_core.nerf import fit_views, load_field
 from gd_core.recipe import Recipe, chosen
 from gd_core.settings.fit import FitConfig
-from gd_core.settings.reading import to_plain
+from gd_core.settings.reading import RUN, to_plain
 from gd_core.settings.refocus import RefocusConfig, refocusing
 from gd_core.settings.sampling import SamplingConfig
+from gd_core.settings.schedule import Ramp, TimestepSchedule
 from gd_core.views import ViewSet, load_views
 from tests.random_models import QUICK_RECIPE, TINY_RECIPE, random_mvdream
 
@@ -153,3 +160,46 @@ def test_the_paper_and_per_view_are_one_choice():
 
 def test_settings_are_plain_json():
     assert to_plain(SamplingConfig()) == {"steps": 50, "guidance_scale": 10.0, "guidance_rescale": 0.0, "sampler": "ddim"}
+
+
+def test_mvdreams_recipe_runs_from_prompt_to_mesh_on_a_small_model_of_its_classes(tmp_path):
+    """Its objective, cameras, schedule and milestones, with fewer steps; and every stage hands the recipe on."""
+    recipe = replace(
+        MVDREAM,
+        sampling=replace(MVDREAM.sampling, steps=2),
+        fit=replace(MVDREAM.fit, steps=20, rays_per_step=128),
+        refine=replace(MVDREAM.refine, steps=2, reference_rays=64, reference_weight=0.0),
+        mesh=replace(MVDREAM.mesh, resolution=32, target_faces=200, texture_size=64, density_threshold=0.1),
+    )
+    model = random_mvdream(tmp_path, prediction_type="epsilon", image_size=32, recipe=recipe)
+    views = sample_views(model, "a red cube and a blue sphere", seed=0, refocus="auto")
+    assert views.provenance["steps"] == 2 and views.provenance["guidance_scale"] == 10
+    assert views.provenance["refocus"]["objective"] == "mean_views" and views.provenance["refocus_report"]["updates"]
+    views.masks[:, 8:24, 8:24] = 1.0  # a random model draws noise: some of it is the object
+    fitted = fit_views(views, device="cpu")
+    assert fitted.provenance["fit"]["config"]["rays_per_step"] == 128
+    refined = refine(fitted, views, model)
+    settings = refined.provenance["refine"]["config"]
+    assert settings["guidance_scale"] == 50 and settings["relative_distance"] == (0.8, 1.0) and not settings["suffix"]
+    assert views.recipe == fitted.recipe == refined.recipe == recipe
+    refined.save(tmp_path / "field.safetensors")
+    loaded = load_field(tmp_path / "field.safetensors", "cpu")
+    assert loaded.recipe == recipe and extract_mesh(loaded).report["resolution"] == 32
+
+
+def names(settings):
+    """Every setting of a recipe by its name, those of nested settings too."""
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if entry.metadata != RUN:
+            yield entry.name
+        if is_dataclass(value) and not isinstance(value, (Ramp, TimestepSchedule)):
+            yield from names(value)
+
+
+def test_every_setting_has_its_source_in_the_table():
+    table = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in table.splitlines() if line.startswith("|"))
+    listed = {name.split(".")[-1] for name in re.findall("`([^`]+)`", rows)}
+    missing = set(names(MVDREAM)) - listed - {"sampling", "refocus", "fit", "refine", "mesh", "field", "encoding", "shape"}
+    assert not missing, f"docs/recipes.md says nothing of {sorted(missing)}"

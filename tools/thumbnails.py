@@ -120,7 +120,7 @@ def main() -> None:
             if options.model and entry["class_type"] == "GroundedDreamerLoadMVDream":
                 entry["inputs"]["model"] = options.model
             if options.steps and entry["class_type"] in ("GroundedDreamerFitNeRF", "GroundedDreamerRefineSDS"):
-                entry["inputs"]["steps"] = min(options.steps, entry["inputs"]["steps"])
+                entry["inputs"]["steps"] = min(options.steps, entry["inputs"]["steps"] or options.steps)
             if options.prompt and entry["class_type"] == "GroundedDreamerFocusPrompt":
                 entry["inputs"]["prompt"] = options.prompt
         outputs = run(options.url, prompt)

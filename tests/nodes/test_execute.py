@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import struct
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+
+from tests.random_models import QUICK_RECIPE
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,35 @@ def test_views_are_sampled_with_attention_and_previews(run, model, refocus):
     assert {"cube", "sphere"} <= set(views.attention)
     assert not images.is_inference() and not images.requires_grad
     assert (views.provenance["refocus"] is not None) == refocus
+
+
+def test_nothing_at_a_node_means_what_the_model_was_made_for(run, model):
+    (views,) = run("SampleViews", model=model, prompt=prompt(run)).args[0]
+    made = views.provenance
+    assert (made["steps"], made["guidance_scale"], made["sampler"]) == (4, 3.0, "ddim")
+    assert made["refocus"] == asdict(QUICK_RECIPE.refocus)
+    assert json.loads(views.recipe.to_json()) == json.loads(QUICK_RECIPE.to_json())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({"refocus_strength": 0.6, "refocus_share": 0.5}, {"step_size": 0.6, "share": 0.5, "normalise": True}),
+        ({"objective": "paper"}, {"objective": "mean_views", "step_size": 20.0, "normalise": False, "share": 0.5}),
+        ({"objective": "paper", "refocus_strength": 0.3}, {"objective": "mean_views", "step_size": 0.3, "normalise": True}),
+        ({"objective": "per view", "refocus_thresholds": "0:0.1"}, {"step_size": 0.6, "thresholds": ((0.0, 0.1),)}),
+        ({"refocus_checkpointing": True}, {"checkpointing": True, "step_size": 0.6}),
+    ],
+)
+def test_what_is_said_at_the_node_is_done(run, model, inputs, expected):
+    (views,) = run("SampleViews", model=model, prompt=prompt(run), steps=1, sampler="euler", **inputs).args[0]
+    assert views.provenance["sampler"] == "euler" and views.provenance["steps"] == 1
+    assert {name: views.provenance["refocus"][name] for name in expected} == expected
+
+
+def test_bad_thresholds_are_a_red_node(nodes):
+    assert nodes["SampleViews"].validate_inputs(refocus_thresholds="auto") is True
+    assert "pairs of a share" in nodes["SampleViews"].validate_inputs(refocus_thresholds="0.5")
 
 
 def test_refocusing_survives_an_eviction_under_inference_mode(run, model):
