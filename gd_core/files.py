@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 LONGEST_NAME = 240  # bytes of a file's name: file systems take 255, and what is unfinished ends in ".tmp"
 
@@ -143,3 +146,58 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], header: dict) ->
             save_file(copies, temporary, {"header": json.dumps(header)})
         except SafetensorError as error:
             raise OSError(f"{path} could not be written: {error}") from error
+
+
+def read_tensors(path: str | Path, format: str, what: str, *, newest: int = 1) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the header of what `write_tensors` wrote, on the CPU.
+
+    Args:
+        format: the header's "format". what: names such a file in errors, for example "views saved by Grounded-Dreamer".
+        newest: the highest "version" of the header that this release reads; a header without one has 1.
+
+    Raises:
+        ValueError: the file is damaged, holds something else, or is of a newer release; names the file and the remedy.
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not hold {what}: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != format:
+        raise ValueError(f"{path} does not hold {what}")
+    version = header.get("version", 1)
+    if not isinstance(version, int) or version > newest:
+        raise ValueError(f"{path} has format {version}, this release reads up to {newest}: update the node pack")
+    return tensors, header
+
+
+def fingerprint(*values) -> str:
+    """SHA-256 of values: tensors by content, modules by their state, dataclasses by their fields, the rest by `repr`.
+
+    A class says with `fingerprinted()` what of it counts, where that is not every field.
+    """
+    digest = hashlib.sha256()
+
+    def add(value) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        elif hasattr(value, "fingerprinted"):
+            add(value.fingerprinted())
+        elif isinstance(value, nn.Module):
+            add(sorted(value.state_dict().items()))
+        elif is_dataclass(value):
+            add([getattr(value, f.name) for f in fields(value)])
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"[{len(value)}".encode())
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode() + b";")
+
+    add(values)
+    return digest.hexdigest()

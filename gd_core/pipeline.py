@@ -15,9 +15,9 @@ from .distillation import RefineConfig, refine
 from .distillation.guidance import multiview_guidance
 from .files import refuse_unwritable_folder
 from .mesh import MeshConfig, extract_mesh
-from .nerf import FitConfig, RadianceField, fit_views, load_field
+from .nerf import FitConfig, RadianceField, fit_views, load_field, match_with_views
 from .recipe import AS_MADE, Recipe, chosen
-from .runs import RunFolder, StageProgress, match_with_views, save_field, save_mesh, save_views
+from .runs import RunFolder, StageProgress, save_field, save_mesh, save_views
 from .video import refuse_frames, render_orbit, turntable_cameras, write_mp4
 from .views import Progress, ViewSet, load_views
 
@@ -134,7 +134,8 @@ def generate(
         lambda tell: render_orbit(field, turntable_cameras(views, turntable_frames), turntable_size, tell),
         write_mp4,
     )
-    return run.finish(fitted=match_with_views(fitted, views), refined=match_with_views(field, views))
+    matches = {"fitted": match_with_views(fitted, views), "refined": match_with_views(field, views)}
+    return run.finish(**{name: {"reference_psnr": m.psnr, "mask_iou": m.mask_iou} for name, m in matches.items()})
 
 
 def _refuse_unreadable(

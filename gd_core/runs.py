@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import platform
 import time
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from .attention import Focus
 from .files import refuse_unwritable_folder, whole_file, write_text
 from .mesh import TriangleMesh
 from .nerf import RadianceField
-from .nerf.evidence import view_backgrounds
 from .pictures import heat_map_overlays, image_grid, view_grid
 from .views import Progress, ViewSet
 
@@ -196,19 +194,6 @@ def save_field(field: RadianceField, path: Path) -> None:
 
 def save_mesh(mesh: TriangleMesh, path: Path, extras: dict, overwrite: bool = False, print_mm: float = 0.0) -> None:
     mesh.export(path, overwrite=overwrite, extras={**extras, "report": without_timings(mesh.report)}, print_mm=print_mm)
-
-
-def match_with_views(field: RadianceField, views: ViewSet) -> dict[str, float]:
-    """How well the field shows its reference views: PSNR in decibels before their own background, and the IoU of the masks."""
-    rendered = field.render(views.cameras, views.height, views.width, background=0.0)
-    background = view_backgrounds(views).to(rendered.rgb)[:, None, None]
-    colors = rendered.rgb + (1 - rendered.alpha[..., None]) * background
-    error = float((colors - views.images.to(colors)).square().mean())
-    shown, masks = rendered.alpha > 0.5, views.masks.to(colors) > 0.5
-    return {
-        "reference_psnr": -10 * math.log10(max(error, 1e-10)),
-        "mask_iou": float((shown & masks).sum() / (shown | masks).sum().clamp(min=1)),
-    }
 
 
 def write_png(image: Float[Tensor, "H W 3"], path: Path) -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .cameras import Cameras
-from .files import not_safetensors, write_tensors
+from .files import read_tensors, write_tensors
 from .recipe import Recipe
 
 Progress = Callable[[int, int, Tensor | None], None]
@@ -118,6 +117,10 @@ class ViewSet:
         masks = torch.cat([interpolate(mask[None, None], size, mode="area")[0] for mask in self.masks])
         return replace(self, images=images.movedim(1, -1).contiguous(), masks=masks)
 
+    def fingerprinted(self) -> tuple:
+        """What makes these views these: not their provenance, which holds timings, nor the maps and the recipe."""
+        return self.images, self.masks, self.cameras, self.prompt, self.negative_prompt
+
     def save(self, path: str | Path) -> None:
         """Write everything to one safetensors file; an existing file is replaced only once the new one is whole.
 
@@ -169,16 +172,7 @@ def refuse_inverted(masks: Float[Tensor, "V H W"]) -> None:
 
 def load_views(path: str | Path) -> ViewSet:
     """Read what `ViewSet.save` wrote. Raises ValueError that names the file when it is not one of ours."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} does not hold views saved by Grounded-Dreamer")
-    if header["version"] > FORMAT_VERSION:
-        raise ValueError(f"{path} has views format {header['version']}, this release reads up to {FORMAT_VERSION}: update it")
+    tensors, header = read_tensors(path, FORMAT, "views saved by Grounded-Dreamer", newest=FORMAT_VERSION)
     return ViewSet(
         images=tensors["images"],
         masks=tensors["masks"],

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from pathlib import Path
 
 import folder_paths
-import torch
-from torch import Tensor
 
-from ..gd_core.cameras import Cameras
-from ..gd_core.files import refuse_long_name, refuse_unwritable_folder
-from ..gd_core.views import ViewSet
+from ..gd_core.files import fingerprint, refuse_long_name, refuse_unwritable_folder
 
 ROOM_FOR_NUMBER = "_00001_.field.safetensors"  # the longest that is put behind a prefix
 
@@ -50,30 +44,3 @@ def checkpoint_path(kind: str, *inputs) -> Path:
     folder = Path(folder_paths.get_temp_directory()) / "grounded_dreamer"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{kind}-{fingerprint(*inputs)[:24]}.safetensors"
-
-
-def fingerprint(*inputs) -> str:
-    """SHA-256 of values: tensors by content, dataclasses by fields, the rest by `repr`."""
-    digest = hashlib.sha256()
-
-    def add(value) -> None:
-        if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        elif isinstance(value, ViewSet):  # not its provenance, which holds timings
-            add([value.images, value.masks, value.cameras, value.prompt, value.negative_prompt])
-        elif isinstance(value, Cameras):
-            add(list(vars(value).values()))
-        elif isinstance(value, torch.nn.Module):
-            add(sorted(value.state_dict().items()))
-        elif dataclasses.is_dataclass(value):
-            add([getattr(value, field.name) for field in dataclasses.fields(value)])
-        elif isinstance(value, (list, tuple)):
-            digest.update(f"[{len(value)}".encode())
-            for item in value:
-                add(item)
-        else:
-            digest.update(repr(value).encode() + b";")
-
-    add(inputs)
-    return digest.hexdigest()

@@ -6,9 +6,9 @@ import stat
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from gd_core.files import whole_file, write_tensors, write_text
+from gd_core.files import fingerprint, read_tensors, whole_file, write_tensors, write_text
 from gd_core.nerf import FieldConfig, RadianceField
 from gd_core.nerf.encodings import EncodingConfig
 from gd_core.runs import write_png
@@ -74,3 +74,43 @@ def test_a_new_file_has_the_mode_of_any_new_file_and_a_replaced_one_its_own(tmp_
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "old").stat().st_mode) == 0o640
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = tmp_path / "name.safetensors"
+    write_tensors(path, {"a": torch.arange(3)}, {"format": "x", "version": 2, "more": [1]})
+    tensors, header = read_tensors(path, "x", "an x", newest=2)
+    assert tensors["a"].tolist() == [0, 1, 2] and header["more"] == [1]
+    with pytest.raises(ValueError, match="reads up to 1: update"):
+        read_tensors(path, "x", "an x")
+    with pytest.raises(ValueError, match="name.safetensors does not hold a y"):
+        read_tensors(path, "y", "a y")
+
+
+@pytest.mark.parametrize(
+    "header", [None, {}, {"header": "{"}, {"header": "[]"}, {"header": "3"}, {"header": "[" * 9000}, {"other": "x"}]
+)
+def test_files_of_others_are_refused(tmp_path, header):
+    path = tmp_path / "name.safetensors"
+    save_file({"a": torch.zeros(1)}, path, header)
+    with pytest.raises(ValueError, match="name.safetensors does not hold an x"):
+        read_tensors(path, "x", "an x")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "an empty file"), (b"<html>", "a web page"), (b"\xff" * 64, "cut short"), (bytes(8), "a file of zeros")],
+)
+def test_what_is_no_safetensors_file_is_refused(tmp_path, content, said):
+    path = tmp_path / "name.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"name.safetensors is .*{said}"):
+        read_tensors(path, "x", "an x")
+
+
+def test_fingerprints_tell_contents_apart():
+    ones = torch.ones(2, 3)
+    configs = FieldConfig(), EncodingConfig(), EncodingConfig(channels=3)
+    values = [ones, ones.T, ones.double(), ones * 2, [ones], *configs, "1", 1, (1, 2)]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint(ones, [1]) == fingerprint(ones.clone(), [1]) != fingerprint(ones, 1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from .capture import AttentionCapture
 from .focus import Focus
@@ -178,9 +178,9 @@ def guard(start: Tensor, latents: Tensor, noise_level: float) -> tuple[Tensor, b
 
 
 @contextmanager
-def frozen(unet: UNet2DConditionModel) -> Iterator[None]:
-    """No weight asks for a gradient: autograd then keeps and computes only what the input's gradient needs."""
-    trained = [p for p in unet.parameters() if p.requires_grad]
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No weight asks for a gradient meanwhile: autograd then keeps and computes only what the input's gradient needs."""
+    trained = [p for p in module.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)
     try:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..files import not_safetensors, write_tensors
+from ..files import read_tensors, write_tensors
 from ..nerf.field import RadianceField
-from ..settings.refine import RefineConfig
-from ..views import ViewSet
-from .guidance import Guidance
 
 FORMAT = "grounded-dreamer-refinement"
 
@@ -76,15 +70,6 @@ class RefineState:
 SNAPSHOTS = ("now", "good", "best")
 
 
-def fingerprint(radiance: RadianceField, views: ViewSet, guidance: Guidance, config: RefineConfig) -> str:
-    """Hash of the inputs of a refinement; a checkpoint goes on only with the same ones."""
-    digest = hashlib.sha256(json.dumps({**asdict(config), "preset": None}, sort_keys=True).encode())
-    tensors = [*radiance.state_dict().values(), views.images, views.masks, *vars(views.cameras).values()]
-    for tensor in (*tensors, guidance.context, guidance.negative_context):
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def save_state(path: Path, state: RefineState, inputs: str) -> None:
     """Write a checkpoint; an older one is replaced only once the new one is whole."""
     tensors = {"generator": state.generator}
@@ -103,14 +88,7 @@ def load_state(path: Path, inputs: str) -> RefineState:
     Raises:
         ValueError: the file is no such checkpoint, or one of a refinement with other inputs or settings.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a refinement checkpoint")
+    tensors, header = read_tensors(path, FORMAT, "a refinement checkpoint")
     if header["inputs"] != inputs:
         raise ValueError(
             f"checkpoint {path} belongs to a refinement of another field, views, prompt or settings: delete it to start over"

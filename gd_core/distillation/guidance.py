@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..cameras import Cameras
@@ -42,18 +40,6 @@ class _ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient * ctx.scale, None
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients for the weights of `module` meanwhile; their flags come back at the end."""
-    flags = [parameter.requires_grad for parameter in module.parameters()]
-    module.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in zip(module.parameters(), flags, strict=True):
-            parameter.requires_grad_(flag)
 
 
 @dataclass
@@ -106,8 +92,14 @@ class Guidance:
         return self.vae.encode(pixels).latent_dist.parameters
 
     def loss(
+        self, images: Float[Tensor, "n H W 3"], cameras: Cameras, timestep: int, generator: torch.Generator, **settings
+    ) -> Float[Tensor, ""]:
+        """SDS loss of renders in 0..1; `generator` draws the posterior sample and the noise. `settings`: of `latent_loss`."""
+        return self.latent_loss(self.encode(images, generator), cameras, timestep, generator, **settings)
+
+    def latent_loss(
         self,
-        images: Float[Tensor, "n H W 3"],
+        latents: Float[Tensor, "n 4 h w"],
         cameras: Cameras,
         timestep: int,
         generator: torch.Generator,
@@ -116,8 +108,7 @@ class Guidance:
         std_rescale: float = 0.5,
         form: str = "recon",
     ) -> Float[Tensor, ""]:
-        """SDS loss of renders in 0..1, scalar; `generator` draws the posterior sample and the noise."""
-        latents = self.encode(images, generator)
+        """`loss` of what is encoded already."""
         noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents.device)
         return sds_loss(
             self.unet,

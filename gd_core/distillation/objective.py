@@ -8,7 +8,6 @@ Reference rays keep the composition; SDS on a random orbit of orthogonal cameras
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -188,26 +187,6 @@ class HybridObjective:
         return torch.full((3,), grey) if coin < self.config.random_background else self.background
 
     @torch.no_grad()
-    def match_with_references(
-        self, field: RadianceField, check: Callable[[], None] = lambda: None
-    ) -> tuple[float, float]:
-        """PSNR in decibels over all pixels of the reference views, each before its own background, and the IoU of the masks.
-
-        `check` is called before each chunk of rays and may raise.
-        """
-        reference = self.reference
-        error, both, either = torch.zeros(3, dtype=torch.float64)
-        for rays in torch.arange(len(reference.masks), device=field.device).split(self.rays_per_chunk):
-            check()
-            out = field.render_rays(reference.origins[rays], reference.directions[rays], reference.own_background[rays])
-            error += (out.rgb.clamp(0, 1) - reference.colors[rays]).square().sum().cpu()
-            shown, there = out.alpha > 0.5, reference.masks[rays] > 0.5
-            both += (shown & there).sum().cpu()
-            either += (shown | there).sum().cpu()
-        psnr = -10 * torch.log10((error / reference.colors.numel()).clamp(min=1e-10))
-        return float(psnr), float(both / either.clamp(min=1))
-
-    @torch.no_grad()
     def held_back_score(self, field: RadianceField) -> float:
         """How well the model likes an orbit half way between the reference views that no step ever optimises; more is better.
 
@@ -219,8 +198,11 @@ class HybridObjective:
         )
         size = min(self.guidance.image_size, self.max_image_size)
         images, _ = render_views(field, cameras, size, self.background.to(field.device), None, self.rays_per_chunk)
+        latents = self.guidance.encode(images, torch.Generator().manual_seed(0))
         losses = [
-            self.guidance.loss(images, cameras, t, torch.Generator().manual_seed(t), guidance_scale=1.0, std_rescale=0.0)
+            self.guidance.latent_loss(
+                latents, cameras, t, torch.Generator().manual_seed(t), guidance_scale=1.0, std_rescale=0.0
+            )
             for t in HELD_BACK_TIMESTEPS
         ]
         return -2 * float(torch.stack(losses).mean()) / self.guidance.latent_numel

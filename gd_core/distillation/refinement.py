@@ -7,27 +7,32 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..attention.refocus import frozen
 from ..devices import release_memory
 from ..diffusion.model import MVDream
+from ..files import fingerprint
 from ..nerf.field import RadianceField
 from ..nerf.fit import make_optimizer
+from ..nerf.match import match_with_views
 from ..settings.refine import RefineConfig
 from ..views import USEFUL_PIXELS, Progress, ViewSet
-from .checkpoint import RefineState, Snapshot, fingerprint, load_state, save_state
-from .guidance import Guidance, frozen, image_guidance, multiview_guidance
+from .checkpoint import RefineState, Snapshot, load_state, save_state
+from .guidance import Guidance, image_guidance, multiview_guidance
 from .memory import choose_preset, is_out_of_memory, offloaded, preset_named, smaller_preset
 from .objective import HybridObjective, reference_rays
 
 if TYPE_CHECKING:  # its import brings in every image processor of transformers
     from diffusers import StableDiffusionPipeline
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -122,13 +127,14 @@ class Refinement:
         """`check` is called as often as the preparation can stop, and may raise."""
         guidance = make_guidance(model, views, config)
         stack.enter_context(frozen(guidance.vae))
-        self.model, self.config, self.checkpoint, self.stack = model, config, checkpoint, stack
+        self.model, self.views, self.config, self.checkpoint, self.stack = model, views, config, checkpoint, stack
         self.field = field.copy_to(model.unet.device)
         self.objective = HybridObjective(config, guidance, reference_rays(views, self.field.device), views)
         self.optimizer = make_optimizer(self.field)
         self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr, config.mlp_lr
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.inputs = fingerprint(field, views, guidance, config)
+        contexts = guidance.context, guidance.negative_context
+        self.inputs = fingerprint(field, views, *contexts, replace(config, preset="auto"))
         self.stopped = False
         self.started = self.saved = time.monotonic()
         if checkpoint is not None and checkpoint.exists():
@@ -143,18 +149,23 @@ class Refinement:
             self.state = self._initial_state(preset.name, check)
 
     def _initial_state(self, preset: str, check: Callable[[], None]) -> RefineState:
-        psnr, iou = self.objective.match_with_references(self.field, check)
+        """Before the first step; the evaluation of the field that came in may already go down a preset."""
+        now, best = Snapshot.of(self.field, self.optimizer), Snapshot.of(self.field)
+        self.state = RefineState(0, self.generator.get_state(), now, now, best, math.nan, math.nan, preset)
+        psnr, iou, score = self._within_memory(partial(self._scores, check))
         if self.config.reference_weight > 0 and iou < MIN_MASK_IOU:
             raise ValueError(
                 f"the field does not show the scene of the views: its outline overlaps theirs by {100 * iou:.0f} % only. Give "
                 "the field that was fitted to these views"
             )
-        check()
-        score = self.objective.held_back_score(self.field)
-        now = Snapshot.of(self.field, self.optimizer)
         history = [{"step": 0, "reference_psnr": psnr, "held_back_score": score}]
-        best = Snapshot.of(self.field)
-        return RefineState(0, self.generator.get_state(), now, now, best, psnr, score, preset, history=history)
+        return replace(self.state, baseline_psnr=psnr, best_score=score, history=history)
+
+    def _scores(self, check: Callable[[], None] = lambda: None) -> tuple[float, float, float]:
+        """Reference PSNR in decibels, mask IoU, and the held-back score of the field as it is."""
+        match = match_with_views(self.field, self.views, rays_per_chunk=self.objective.rays_per_chunk, check=check)
+        check()
+        return match.psnr, match.mask_iou, self.objective.held_back_score(self.field)
 
     def _use_preset(self, name: str) -> None:
         preset = preset_named(name)
@@ -171,19 +182,12 @@ class Refinement:
         """One optimiser step and what is due after it; returns a preview `[s, s, 3]` or None."""
         state = self.state
         share = state.step / self.config.steps
-        before = self.generator.get_state()
         try:
-            preview = self._optimize(share)
+            preview = self._within_memory(lambda: self._optimize(share))
         except TermNotFinite as error:
             self._restore(state.good)
             self._event(f"stopped at step {state.step + 1}: {error}; the last good state was restored")
             self.stopped = True
-            return None
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            self.generator.set_state(before)
-            self._lower_preset(error)
             return None
         state.step += 1
         if state.step % OCCUPANCY_EVERY == 0:
@@ -214,9 +218,22 @@ class Refinement:
         self.optimizer.step()
         return preview
 
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns; whenever the memory does not reach it goes down a preset and begins again."""
+        before = self.generator.get_state()
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._lower_preset(error)
+            # Only here, behind the exception, are the tensors of the failed attempt let go.
+            self.optimizer.zero_grad(set_to_none=True)
+            release_memory(self.field.device)
+            self.generator.set_state(before)
+
     def _lower_preset(self, error: RuntimeError) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        release_memory(self.field.device)
         smaller = smaller_preset(preset_named(self.state.preset))
         if smaller is None:
             raise MemoryError(
@@ -230,8 +247,7 @@ class Refinement:
     def _evaluate(self) -> None:
         """Hold the guard, and keep the state if it is the best so far."""
         state = self.state
-        psnr, _ = self.objective.match_with_references(self.field)
-        score = self.objective.held_back_score(self.field)
+        psnr, _, score = self._within_memory(self._scores)
         state.history.append({"step": state.step, "reference_psnr": psnr, "held_back_score": score})
         if self.config.reference_weight == 0:  # nothing to hold on to: the model has the last word
             state.good, state.best = Snapshot.of(self.field, self.optimizer), Snapshot.of(self.field)

@@ -53,7 +53,7 @@ def sds_loss(
         c2w: camera-to-world matrices, z up, at any distance; None judges images without cameras (2D guidance, `num_views` 1).
         timestep: one noise level for the whole batch, in 0..999.
         noise: N(0, 1).
-        guidance_scale: classifier-free guidance; 50 in MVDream's text-to-3D runs.
+        guidance_scale: classifier-free guidance, 50 in MVDream's text-to-3D runs; 1 runs the conditional half alone.
         std_rescale: 0..1, share of the spread correction ("recon" only); 0 switches it off, MVDream uses 0.5.
         form: "recon" or "classic".
         prediction_type: of the model's scheduler: "epsilon", "v_prediction" or "sample".
@@ -69,8 +69,9 @@ def sds_loss(
     clean, noise = latents.float(), noise.float()
     with torch.no_grad():
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        conditional, unconditional = _predict_twice(unet, noisy, timestep, context, negative_context, c2w, num_views)
-        guided = unconditional + guidance_scale * (conditional - unconditional)
+        contexts = (context,) if guidance_scale == 1 else (context, negative_context)
+        conditional, *rest = _predict(unet, noisy, timestep, contexts, c2w, num_views)
+        guided = conditional if not rest else rest[0] + guidance_scale * (conditional - rest[0])
         if form == "recon":
             target = _clean_from(guided, noisy, alpha, prediction_type)
             if std_rescale > 0:
@@ -82,27 +83,26 @@ def sds_loss(
     return 0.5 * (clean - target).square().sum() / len(latents)
 
 
-def _predict_twice(
+def _predict(
     unet: UNet2DConditionModel,
     noisy: Tensor,
     timestep: int,
-    context: Tensor,
-    negative_context: Tensor,
+    contexts: tuple[Tensor, ...],
     c2w: Tensor | None,
     num_views: int,
-) -> tuple[Tensor, Tensor]:
-    """Conditional and unconditional prediction, float32, from one pass over the doubled batch."""
-    dtype = unet.dtype
-    both = torch.cat((noisy, noisy)).to(dtype)
-    words = torch.cat([per_image_context(c, len(noisy)) for c in (context, negative_context)]).to(both)
+) -> tuple[Tensor, ...]:
+    """The prediction under each context, float32, from one pass over the batch repeated for each."""
+    repeats = len(contexts)
+    batch = noisy.to(unet.dtype).repeat(repeats, 1, 1, 1)
+    words = torch.cat([per_image_context(c, len(noisy)) for c in contexts]).to(batch)
     if any(isinstance(p, MultiViewAttnProcessor) for p in unet.attn_processors.values()):
-        cameras = None if c2w is None else camera_conditioning(c2w.float()).to(both.device).repeat(2, 1)
-        out = predict_noise(unet, both, timestep, words, cameras, num_views)
+        cameras = None if c2w is None else camera_conditioning(c2w.float()).to(batch.device).repeat(repeats, 1)
+        out = predict_noise(unet, batch, timestep, words, cameras, num_views)
     else:
         if c2w is not None or num_views != 1:
             raise ValueError("this UNet reads no cameras: give it single views and c2w=None, or a multi-view model")
-        out = unet(both, timestep, encoder_hidden_states=words, return_dict=False)[0]
-    return out.float().chunk(2)
+        out = unet(batch, timestep, encoder_hidden_states=words, return_dict=False)[0]
+    return out.float().chunk(repeats)
 
 
 def _clean_from(prediction: Tensor, noisy: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:

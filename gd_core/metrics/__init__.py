@@ -10,7 +10,7 @@ from .consistency import (
     opposite_view_correlation,
     opposite_view_offsets,
     silhouette_coherence,
-    view_fidelity,
+    view_ssim,
 )
 from .diversity import chamfer_diversity, cosine_diversity, image_diversity
 from .scorecard import METRICS, Metric, compare, describe, evaluate_field, evaluate_views
@@ -36,5 +36,5 @@ __all__ = [
     "opposite_view_correlation",
     "opposite_view_offsets",
     "silhouette_coherence",
-    "view_fidelity",
+    "view_ssim",
 ]

@@ -115,19 +115,12 @@ def janus_fronts(similarity: Float[Tensor, "V 3"]) -> int:
     return int((front & ~front.roll(1)).sum())
 
 
-def view_fidelity(
-    rendered: Float[Tensor, "V H W 3"], reference: Float[Tensor, "V H W 3"]
-) -> tuple[float, float]:
-    """PSNR in dB and SSIM (Wang et al. 2004, by scikit-image) of an asset's renders against its reference views, RGB 0..1.
-
-    Means over the views; PSNR is capped at 100 dB, where float32 images are equal.
-    """
+def view_ssim(rendered: Float[Tensor, "V H W 3"], reference: Float[Tensor, "V H W 3"]) -> float:
+    """SSIM (Wang et al. 2004, by scikit-image) of renders against their reference views, RGB 0..1; mean of the views."""
     from skimage.metrics import structural_similarity  # noqa: PLC0415  (scikit-image takes a second to import)
 
     if rendered.shape != reference.shape:
         raise ValueError(f"renders {list(rendered.shape)} and views {list(reference.shape)} must have the same shape")
-    error = (rendered.float() - reference.float()).square().flatten(1).mean(1)
-    psnr = -10 * torch.log10(error.clamp(min=1e-10))
     pairs = zip(rendered.float().cpu().numpy(), reference.float().cpu().numpy(), strict=True)
     ssim = [structural_similarity(a, b, channel_axis=-1, data_range=1.0) for a, b in pairs]
-    return float(psnr.mean()), float(sum(ssim) / len(ssim))
+    return float(sum(ssim) / len(ssim))

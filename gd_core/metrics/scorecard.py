@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..nerf.match import match_with_views
 from ..views import ViewSet
 from .clip import ClipEncoder, clip_score, minimum_object_clip
-from .consistency import JANUS_PROBES, janus_fronts, opposite_view_offsets, silhouette_coherence, view_fidelity
+from .consistency import JANUS_PROBES, janus_fronts, opposite_view_offsets, silhouette_coherence, view_ssim
 
 Judge = Callable[[Float[Tensor, "V H W 3"], str], dict[str, float | bool]]
 """RGB views in 0..1 and the prompt to named verdicts: a bool is counted as a rate, a number as a mean."""
@@ -139,17 +139,13 @@ def judged(judge: Judge, images: Float[Tensor, "V H W 3"], prompt: str) -> dict[
 
 
 def evaluate_field(field, views: ViewSet) -> dict[str, float]:
-    """How well a radiance field keeps its reference views: PSNR, SSIM and mask IoU at their cameras and size.
+    """How well a radiance field keeps its reference views: PSNR, SSIM and mask IoU, before the views' own background.
 
     Args:
-        field: anything with `RadianceField.render(cameras, height, width)`.
+        field: see `match_with_views`.
     """
-    with torch.no_grad():
-        rendered = field.render(views.cameras, views.height, views.width)
-    psnr, ssim = view_fidelity(rendered.rgb.detach().cpu(), views.images.detach().cpu())
-    ours, theirs = rendered.alpha.detach().cpu() > 0.5, views.masks.detach().cpu() > 0.5
-    union = (ours | theirs).sum()
-    return {"psnr": psnr, "ssim": ssim, "mask_iou": float((ours & theirs).sum() / union) if union else 1.0}
+    match = match_with_views(field, views)
+    return {"psnr": match.psnr, "ssim": view_ssim(match.rendered, views.images), "mask_iou": match.mask_iou}
 
 
 def compare(before: dict[str, float | bool], after: dict[str, float | bool]) -> list[tuple[str, float, float, float, str]]:

@@ -3,15 +3,18 @@
 from .encodings import EncodingConfig
 from .field import FieldConfig, RadianceField, RenderedViews, load_field
 from .fit import FitConfig, fit_views
+from .match import Match, match_with_views
 from .shape import ShapeConfig
 
 __all__ = [
     "EncodingConfig",
     "FieldConfig",
     "FitConfig",
+    "Match",
     "RadianceField",
     "RenderedViews",
     "ShapeConfig",
     "fit_views",
     "load_field",
+    "match_with_views",
 ]

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..files import not_safetensors, write_tensors
-from ..views import ViewSet
+from ..files import read_tensors, write_tensors
 from .field import RadianceField
-
-if TYPE_CHECKING:
-    from .fit import FitConfig
 
 FORMAT = "grounded-dreamer-fit"
 FORMAT_VERSION = 1
-
-
-def fingerprint(views: ViewSet, config: FitConfig) -> str:
-    """Hash of what a fit works on; a checkpoint goes on only with the same views and settings."""
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    for tensor in (views.images, views.masks, *vars(views.cameras).values()):
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def write_checkpoint(
@@ -53,14 +36,7 @@ def read_checkpoint(path: Path, inputs: str) -> tuple[dict, dict]:
     Raises:
         ValueError: the file is no checkpoint of a fit, or one of other views or settings.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
-    if header.get("format") != FORMAT or header["version"] > FORMAT_VERSION:
-        raise ValueError(f"{path} is not a checkpoint of a NeRF fit that this release can read")
+    tensors, header = read_tensors(path, FORMAT, "a checkpoint of a NeRF fit", newest=FORMAT_VERSION)
     if header["inputs"] != inputs:
         raise ValueError(f"checkpoint {path} belongs to a fit of other views or settings: delete it to start over")
     field = {k.removeprefix("field."): v for k, v in tensors.items() if k.startswith("field.")}

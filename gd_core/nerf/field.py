@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..cameras import Cameras
 from ..devices import resolve_device
-from ..files import not_safetensors, write_tensors
+from ..files import read_tensors, write_tensors
 from ..recipe import Recipe
 from ..settings.fit import EncodingConfig, ShapeConfig
 from ..settings.fit import FieldConfig as FieldConfig
@@ -102,7 +102,7 @@ class RadianceField(nn.Module):
         """A field of its own on `device`, with the encoding that serves there."""
         made = RadianceField(self.config, device)
         made.load_state_dict(self.state_dict())
-        made.provenance = copy.deepcopy(self.provenance)
+        made.provenance, made.recipe = copy.deepcopy(self.provenance), self.recipe
         return made
 
     def raw_density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
@@ -169,11 +169,13 @@ class RadianceField(nn.Module):
         width: int,
         background: float | Float[Tensor, " 3"] = 1.0,
         rays_per_chunk: int = 8192,
+        check: Callable[[], None] = lambda: None,
     ) -> RenderedViews:
         """Render whole views without gradients, on the field's device; `rays_per_chunk` bounds the memory, whatever the size.
 
         Args:
             cameras: any number, anywhere. height, width: pixels. background: RGB 0..1.
+            check: called before each chunk; may raise to cancel.
         """
         cameras = cameras.to(self.device)
         shape = (len(cameras), height, width)
@@ -183,6 +185,7 @@ class RadianceField(nn.Module):
             for view in range(len(cameras)):
                 origins, directions = (r.reshape(-1, 3) for r in cameras[view].rays(height, width))
                 for first in range(0, height * width, rays_per_chunk):
+                    check()
                     chunk = slice(first, first + rays_per_chunk)
                     out = self.render_rays(origins[chunk], directions[chunk], background)
                     rgb[view].view(-1, 3)[chunk] = out.rgb.clamp(0, 1)
@@ -235,19 +238,11 @@ def load_field(path: str | Path, device: torch.device | str = "auto") -> Radianc
     Raises:
         ValueError: the file is not one of ours; the message names it.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-            tensors = {k: file.get_tensor(k) for k in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} {not_safetensors(path, error)}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} does not hold a NeRF field saved by Grounded-Dreamer")
+    tensors, header = read_tensors(path, FORMAT, "a NeRF field saved by Grounded-Dreamer", newest=FORMAT_VERSION)
     if header["version"] == UNLIT_VERSION:
         tensors["light.coefficients"] = torch.zeros_like(Lighting().coefficients)
     elif header["version"] != FORMAT_VERSION:
-        remedy = "update the node pack" if header["version"] > FORMAT_VERSION else "fit it again"
-        raise ValueError(f"{path} has field format {header['version']}, this release reads {FORMAT_VERSION}: {remedy}")
+        raise ValueError(f"{path} has field format {header['version']}, this release reads {FORMAT_VERSION}: fit it again")
     config = dict(header["config"])
     config["shape"] = ShapeConfig(tuple(config["shape"]["resolutions"]))
     config["encoding"] = EncodingConfig(**config["encoding"])

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ..devices import resolve_device
+from ..files import fingerprint
 from ..settings.fit import FitConfig as FitConfig
 from ..views import USEFUL_PIXELS, Progress, ViewSet
-from .checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from .checkpoint import read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
 from .field import RadianceField, RayOutput
 

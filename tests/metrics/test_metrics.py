@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from gd_core.metrics import (
     opposite_view_correlation,
     opposite_view_offsets,
     silhouette_coherence,
-    view_fidelity,
+    view_ssim,
 )
 from gd_core.metrics.distribution import fid, inception_features, kid
 from gd_core.views import ViewSet
@@ -149,12 +151,11 @@ def test_fronts_are_counted_round_the_orbit(looks, fronts):
     assert janus_fronts(torch.eye(3)[["fsb".index(look) for look in looks]]) == fronts
 
 
-def test_fidelity_of_known_noise():
+def test_ssim_of_equal_pictures():
     images = torch.full((2, 16, 16, 3), 0.5)
-    assert view_fidelity(images, images) == (pytest.approx(100), pytest.approx(1))
-    assert view_fidelity(images + 0.1, images)[0] == pytest.approx(20, abs=1e-3)
+    assert view_ssim(images, images) == pytest.approx(1)
     with pytest.raises(ValueError, match="same shape"):
-        view_fidelity(images, images[:1])
+        view_ssim(images, images[:1])
 
 
 # --- diversity, alignment, resources -----------------------------------------------------------------------------------------
@@ -221,16 +222,46 @@ def test_one_view_from_an_image_has_numbers_too():
     assert evaluate_views(views) == {"foreground": 0.0, "empty_views": 1.0}
 
 
-def test_field_that_renders_its_views_is_perfect():
+class Balls:
+    """Renders a red ball with a soft rim before white, as a field does."""
+
+    def __init__(self, masks):
+        self.masks = masks * 0.9 + torch.nn.functional.max_pool2d(masks[:, None], 3, 1, 1)[:, 0] * 0.1
+
+    def before(self, background):
+        alpha = self.masks[..., None]
+        return alpha * torch.tensor([0.8, 0.2, 0.1]) + (1 - alpha) * torch.as_tensor(background)
+
+    def render(self, cameras, height, width):
+        return SimpleNamespace(rgb=self.before(1.0), alpha=self.masks)
+
+
+BACKGROUNDS = {
+    "white": 1.0,
+    "black": 0.0,
+    "grey": 0.5,
+    "a colour": (0.2, 0.6, 0.9),
+    "another in each view": torch.linspace(0, 1, 4)[:, None, None, None],
+}
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS.values(), ids=BACKGROUNDS)
+def test_a_perfect_field_is_perfect_before_any_background(background):
     cameras = orbit_cameras(4)
-    views = views_of(sphere_masks(cameras, (0.0, 0.2, 0.0), 0.5), cameras)
+    field = Balls(sphere_masks(cameras, (0.0, 0.2, 0.0), 0.5))
+    views = ViewSet(field.before(background), field.masks, cameras)
+    assert evaluate_field(field, views) == {"psnr": pytest.approx(100), "ssim": pytest.approx(1), "mask_iou": 1.0}
+    worse = replace(views, images=(views.images + 0.1))
+    assert evaluate_field(field, worse)["psnr"] < 100
 
-    class Echo:
-        def render(self, cameras, height, width):
-            self.rgb, self.alpha = views.images, views.masks
-            return self
 
-    assert evaluate_field(Echo(), views) == {"psnr": pytest.approx(100), "ssim": pytest.approx(1), "mask_iou": 1.0}
+def test_the_error_is_that_of_the_pictures():
+    cameras = orbit_cameras(4)
+    field = Balls(sphere_masks(cameras, (0.0, 0.2, 0.0), 0.5))
+    noisy = field.before(0.5) + 0.1 * (field.masks[..., None] > 0)
+    share = float((field.masks > 0).float().mean())
+    psnr = evaluate_field(field, ViewSet(noisy, field.masks, cameras))["psnr"]
+    assert psnr == pytest.approx(20 - 10 * math.log10(share), abs=1e-3)
 
 
 def test_comparison_knows_which_way_is_better():
