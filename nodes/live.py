@@ -1,6 +1,6 @@
 """What the focus widget shows while views are sampled: events of the run, and a memory of them for a page that is reloaded.
 
-The format is in `docs/widget_protocol.md`.
+`decodeAttention` in `web/attention_strip.mjs` lists the fields.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import comfy.model_management
 from server import PromptServer
 from torch import Tensor
 
@@ -29,20 +30,20 @@ REMEMBERED_RUNS = 32
 MAX_WORDS = 48
 VIEW_SIZE = 192  # pixels
 
-_memory: OrderedDict[tuple[str, str], dict] = OrderedDict()  # (node, prompt) -> its newest event with everything in it
+_memory: OrderedDict[tuple, dict] = OrderedDict()  # (workflow, node, prompt) -> its newest event with everything in it
 _lock = threading.Lock()  # nodes run on a thread of their own, routes on the server's
 
 
-def remembered(node: str, prompt: str | None) -> dict | None:
-    """The last event of a Focus Prompt node with this prompt; None takes the newest of any prompt."""
+def remembered(workflow: str | None, node: str, prompt: str | None) -> dict | None:
+    """The last event of a workflow's Focus Prompt node with this prompt; no prompt takes the newest of any."""
     with _lock:
-        found = [event for (of_node, of_prompt), event in _memory.items() if of_node == node and prompt in (None, of_prompt)]
+        found = [event for key, event in _memory.items() if key[:2] == (workflow, node) and prompt in (None, key[2])]
     return found[-1] if found else None
 
 
 def _remember(event: dict) -> None:
     with _lock:
-        key = (event["node"], event["prompt"])
+        key = (event["workflow"], event["node"], event["prompt"])
         _memory[key] = event
         _memory.move_to_end(key)
         while len(_memory) > REMEMBERED_RUNS:
@@ -52,10 +53,17 @@ def _remember(event: dict) -> None:
 class LiveAttention:
     """Tells the widget of one sampling run, step by step; leaving it by an exception tells that the run was cut short."""
 
-    def __init__(self, prompt: FocusedPrompt, sampler: str):
+    def __init__(self, prompt: FocusedPrompt, sampler: str, workflow: str | None):
+        """
+        Args:
+            sampler: id of the node that samples.
+            workflow: id of the workflow that the nodes stand in, None for a run that a script queued: node ids are counted
+                anew in every workflow.
+        """
         self.event = {
             "v": 1,
             "run": uuid.uuid4().hex,
+            "workflow": workflow,
             "node": prompt.node,
             "sampler": sampler,
             "prompt": prompt.text,
@@ -75,7 +83,8 @@ class LiveAttention:
 
     def __exit__(self, kind, error, traceback) -> None:
         if kind is not None:
-            self._send(state="interrupted")
+            cancelled = issubclass(kind, comfy.model_management.InterruptProcessingException)
+            self._send(state="interrupted" if cancelled else "failed")
 
     def observe(self, report: StepReport) -> None:
         """What the sampler saw of the words at the step that is about to be told."""
@@ -110,6 +119,12 @@ class LiveAttention:
         event = dict(self.event)  # the server's thread reads it while the next step is being told
         _remember(event)
         PromptServer.instance.send_sync(EVENT, event, PromptServer.instance.client_id)
+
+
+def workflow_id(extra_pnginfo: dict | None) -> str | None:
+    """Which workflow a run belongs to, from what the browser sends along with it."""
+    workflow = (extra_pnginfo or {}).get("workflow")
+    return workflow.get("id") if isinstance(workflow, dict) else None
 
 
 def encode_map(key: str, values: Tensor) -> dict:

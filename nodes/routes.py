@@ -99,14 +99,16 @@ def _stale(written: ReadPrompt, state: str) -> list[str]:
 
 
 async def attention(request: web.Request) -> web.Response:
-    """`{"node": str, "prompt": str | null}` -> the last event of that Focus Prompt node, or `{"run": null}`."""
+    """`{"workflow": str | null, "node": str, "prompt": str | null}` -> the last event of that workflow's Focus Prompt node with
+    that prompt (null: with any), or `{"run": null}`."""
     try:
         body = await _body(request)
         node = _text(body, "node", 200)
-        prompt = None if body.get("prompt") is None else _text(body, "prompt", MAX_PROMPT)
+        optional = ("workflow", "prompt")
+        workflow, prompt = (None if body.get(name) is None else _text(body, name, MAX_PROMPT) for name in optional)
     except ValueError as error:
         return web.json_response({"error": str(error)}, status=400)
-    return web.json_response(live.remembered(node, prompt) or {"run": None})
+    return web.json_response(live.remembered(workflow, node, prompt) or {"run": None})
 
 
 async def _body(request: web.Request) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
@@ -11,9 +13,11 @@ from ..gd_core.recipe import chosen
 from ..gd_core.settings.refocus import CHOICES, refocusing
 from ..gd_core.settings.sampling import SAMPLERS
 from .border import NodeProgress, at_the_border, interruptible, tell
-from .live import LiveAttention
+from .live import LiveAttention, workflow_id
 from .models import ManagedModel, sampling_memory
 from .types import CATEGORY, FocusedPrompt, GDModel, GDPrompt, GDViews
+
+log = logging.getLogger(__name__)
 
 SEED_MAX = 2**64 - 1
 MAX_BATCH = 64
@@ -123,7 +127,7 @@ class SampleViews(io.ComfyNode):
                 io.Image.Output(display_name="images", is_output_list=True, tooltip="The same views as an image batch."),
                 io.Mask.Output(display_name="masks", is_output_list=True, tooltip="Where the object is in each view."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -152,6 +156,7 @@ class SampleViews(io.ComfyNode):
         refocus_thresholds: str,
         refocus_checkpointing: bool,
     ) -> io.NodeOutput:
+        progress = NodeProgress(cls, "sampling views")
         mvdream = model.on_device(sampling_memory(model, refocus))
         steps = steps or mvdream.recipe.sampling.steps
         changes = refocusing(
@@ -162,14 +167,15 @@ class SampleViews(io.ComfyNode):
             checkpointing=refocus_checkpointing or None,
         )
         config = chosen(mvdream.recipe.refocus, changes, "refocusing") if refocus else None
+        workflow = workflow_id(cls.hidden.extra_pnginfo)
         made = []
         for index in range(batch_size):
-            progress = NodeProgress(cls, "sampling views", done=index * steps, of=batch_size * steps)
-            live = LiveAttention(prompt, cls.hidden.unique_id)
+            progress.begin(index * steps, batch_size * steps)
+            live = LiveAttention(prompt, cls.hidden.unique_id, workflow)
 
-            def on_step(step: int, total: int, preview: Tensor | None, live=live, progress=progress) -> None:
+            def on_step(step: int, total: int, preview: Tensor | None, live=live) -> None:
                 live.step(step, total, preview)
-                progress(step, total, preview)
+                progress(step, total, None if workflow else preview)  # the strip on the page shows the views already
 
             with live, interruptible(model.patcher.model):
                 views = diffusion.sample_views(
@@ -187,6 +193,8 @@ class SampleViews(io.ComfyNode):
                 )
                 live.done(views)
             made.append(views)
+            if why := (views.provenance.get("refocus_report") or {}).get("stopped"):
+                log.warning("refocusing rests: %s", why)
         tell(cls, in_force(made[0].provenance))
         comfy.model_management.soft_empty_cache()
         return io.NodeOutput(made, [views.images for views in made], [views.masks for views in made])

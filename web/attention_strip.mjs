@@ -10,7 +10,7 @@ const RANKED = 4;
 
 /**
  * A payload, checked and decoded, or null when it is not one. Fields that a step leaves out are kept from `previous`.
- * @returns {{run: string, node: string, prompt: string, state: "running" | "done" | "interrupted", step: number, total: number,
+ * @returns {{run: string, node: string, workflow: string | null, prompt: string, state: "running" | "done" | "interrupted" | "failed", step: number, total: number,
  *   threshold: number | null, size: [number, number], views: (string | null)[],
  *   words: Map<string, {word: string, attention: number | null, scale: number, map: Uint8Array | null}>} | null}
  */
@@ -32,8 +32,9 @@ export function decodeAttention(payload, previous = null) {
   return {
     run: payload.run,
     node: String(payload.node ?? ""),
+    workflow: typeof payload.workflow === "string" ? payload.workflow : null,
     prompt: String(payload.prompt ?? ""),
-    state: ["done", "interrupted"].includes(payload.state) ? payload.state : "running",
+    state: ["done", "interrupted", "failed"].includes(payload.state) ? payload.state : "running",
     step: finite(payload.step) ?? 0,
     total: finite(payload.total) ?? 0,
     threshold: finite(payload.threshold),
@@ -294,7 +295,9 @@ export class AttentionStrip {
     if (shownKey === null) {
       return [
         text(
-          this.earlier ? "earlier" : { running: "hoverLive", done: "hoverDone", interrupted: "interrupted" }[attention.state],
+          this.earlier
+            ? "earlier"
+            : { running: "hoverLive", done: "hoverDone", interrupted: "interrupted", failed: "failed" }[attention.state],
         ),
       ];
     }

@@ -1,5 +1,5 @@
 /**
- * Hands on the chips: click, double click, drag, wheel and keys, for one container of chips (elements with `data-key`).
+ * Hands on the chips: click, double click, drag, wheel, digits and other keys, for one container of chips (elements with `data-key`).
  *
  * While a gesture lasts the weight follows it live; `commit` is called once at its end, so that one gesture is one step of
  * undo.
@@ -10,15 +10,20 @@ const DRAG_START_PX = 4;
 const DRAG_PX_PER_WEIGHT = 60;
 const WHEEL_STEP = 0.1;
 const WHEEL_REST_MS = 350;
+const WHEEL_LINE_PX = 16;
+/** As long as two clicks count as one double click: only then is the first one a step of undo. */
+const DOUBLE_CLICK_MS = 400;
+/** Digits that follow one another this fast are one number. */
+const TYPING_MS = 1000;
 const KEY_STEP = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 0.5, PageDown: -0.5 };
 
-/** When the wheel last turned elsewhere: a canvas zoom that slides a chip under the pointer is no wish to change it. */
+/** When the wheel last turned off the chips: a canvas zoom that slides a chip under the pointer is no wish to change it. */
 let foreignWheelAt = -Infinity;
 const turnedElsewhere = (event) => event.timeStamp - foreignWheelAt < WHEEL_REST_MS;
 window.addEventListener(
   "wheel",
   (event) => {
-    if (!event.target.closest?.("[data-gd-chips] [data-key]") || turnedElsewhere(event)) foreignWheelAt = event.timeStamp;
+    if (!event.target.closest?.("[data-gd-chips]") || turnedElsewhere(event)) foreignWheelAt = event.timeStamp;
   },
   { capture: true, passive: true },
 );
@@ -36,7 +41,9 @@ export class ChipGestures {
     this.drag = null;
     this.swallowClick = false;
     this.uncommitted = false;
-    this.wheelTimer = 0;
+    this.restTimer = 0;
+    this.scrolledAt = -Infinity;
+    this.typed = { key: "", text: "" };
     this.onWheel = (event) => this.wheel(event);
 
     const on = (type, handler) => container.addEventListener(type, handler);
@@ -45,9 +52,10 @@ export class ChipGestures {
     on("pointerup", () => this.endDrag());
     on("lostpointercapture", () => this.endDrag());
     on("pointercancel", () => this.cancelDrag());
+    on("mousedown", (event) => this.mouseDown(event));
     on("click", (event) => this.click(event));
     on("keydown", (event) => this.keyDown(event));
-    on("keyup", () => this.settle());
+    on("keyup", () => this.typed.text || this.settle());
     on("focusout", () => {
       target.onHover(null);
       this.settle();
@@ -71,7 +79,7 @@ export class ChipGestures {
 
   destroy() {
     this.releaseWheel();
-    clearTimeout(this.wheelTimer);
+    clearTimeout(this.restTimer);
   }
 
   releaseWheel() {
@@ -80,10 +88,17 @@ export class ChipGestures {
 
   /** Write the change of an ongoing gesture into the undo history. */
   settle() {
-    clearTimeout(this.wheelTimer);
+    clearTimeout(this.restTimer);
+    this.typed = { key: "", text: "" };
     if (!this.uncommitted || this.drag) return;
     this.uncommitted = false;
     this.target.commit();
+  }
+
+  /** The gesture is over unless it goes on within `ms`. */
+  settleAfter(ms) {
+    clearTimeout(this.restTimer);
+    this.restTimer = setTimeout(() => this.settle(), ms);
   }
 
   change(key, weight) {
@@ -143,6 +158,14 @@ export class ChipGestures {
     this.endDrag();
   }
 
+  /** The second press of a double click resets at once: ComfyUI takes its steps of undo when the button comes up again. */
+  mouseDown(event) {
+    const chip = chipOf(event);
+    if (!chip || event.button !== 0 || event.detail !== 2 || event.target.closest("button") || this.target.locked()) return;
+    this.target.reset(chip.dataset.key);
+    this.uncommitted = true;
+  }
+
   click(event) {
     const chip = chipOf(event);
     if (!chip || this.target.locked()) return;
@@ -151,27 +174,35 @@ export class ChipGestures {
       return;
     }
     const { key } = chip.dataset;
+    if (event.target.closest("button")) {
+      this.reset(chip);
+      return this.settle();
+    }
+    if (event.detail >= 2) return this.settle();
+    this.settle(); // a click on another chip a moment ago
     // A chip that loses its weight must not shrink away from under a double click.
     chip.style.minWidth = `${chip.offsetWidth}px`;
-    if (event.target.closest("button")) this.reset(chip);
-    else if (event.detail <= 1) this.target.toggle(key);
-    else if (event.detail === 2) this.target.reset(key);
-    else return;
+    this.target.toggle(key);
     this.uncommitted = true;
-    this.settle();
+    this.settleAfter(DOUBLE_CLICK_MS);
   }
 
+  /** A turn over a chip in focus weighs it; over anything else the list scrolls, and where it cannot the canvas zooms. */
   wheel(event) {
-    const chip = chipOf(event);
-    if (!chip || !this.container.contains(chip) || !event.deltaY || turnedElsewhere(event)) return;
+    if (!this.container.contains(event.target) || !event.deltaY || turnedElsewhere(event)) return;
     // With Ctrl the wheel always zooms the canvas.
-    if (event.ctrlKey || event.metaKey || this.target.locked()) return;
+    if (event.ctrlKey || event.metaKey) return;
+    const key = chipOf(event)?.dataset.key;
+    const scrolling = event.timeStamp - this.scrolledAt < WHEEL_REST_MS;
+    if (key !== undefined && this.target.isFocused(key) && !this.target.locked() && !scrolling) {
+      this.change(key, this.target.weightOf(key) + (event.deltaY < 0 ? WHEEL_STEP : -WHEEL_STEP));
+      this.settleAfter(WHEEL_REST_MS);
+    } else if (this.container.scrollHeight > this.container.clientHeight + 1) {
+      this.container.scrollTop += event.deltaMode === WheelEvent.DOM_DELTA_LINE ? event.deltaY * WHEEL_LINE_PX : event.deltaY;
+      this.scrolledAt = event.timeStamp;
+    } else return;
     event.preventDefault();
     event.stopPropagation();
-    const { key } = chip.dataset;
-    this.change(key, this.target.weightOf(key) + (event.deltaY < 0 ? WHEEL_STEP : -WHEEL_STEP));
-    clearTimeout(this.wheelTimer);
-    this.wheelTimer = setTimeout(() => this.settle(), WHEEL_REST_MS);
   }
 
   keyDown(event) {
@@ -189,6 +220,7 @@ export class ChipGestures {
     if (go) this.walk(chip, go);
     else if (key === "Escape" && this.drag) this.cancelDrag();
     else if (this.target.locked()) return false;
+    else if (/^[0-9.]$/.test(key)) this.type(chip.dataset.key, key);
     else if (key in KEY_STEP) this.change(chip.dataset.key, this.target.weightOf(chip.dataset.key) + KEY_STEP[key]);
     else if (key === "Enter" || key === " ") {
       if (!repeat) this.target.toggle(chip.dataset.key);
@@ -196,6 +228,16 @@ export class ChipGestures {
     } else if (key === "Delete" || key === "Backspace") this.reset(chip);
     else return false;
     return true;
+  }
+
+  /** "2" is 2; "0", ".", "7" in a row is 0.7. */
+  type(key, sign) {
+    const text = (this.typed.key === key ? this.typed.text : "") + sign;
+    const weight = Number(text.endsWith(".") ? `${text}0` : text);
+    if (!Number.isFinite(weight)) return;
+    this.change(key, weight);
+    this.typed = { key, text };
+    this.settleAfter(TYPING_MS);
   }
 
   reset(chip) {

@@ -1,20 +1,27 @@
 /**
- * One focus widget inside one node: everything that touches ComfyUI, through its public ways only (DOM widget, widget
- * callbacks, `onExecuted`, `onConnectionsChange`, the canvas's change events, `api.fetchApi`).
+ * One focus widget on one node: everything that touches ComfyUI, through its public ways only (DOM widget, widget callbacks,
+ * `onExecuted`, `onConnectionsChange`, the canvas's change events, `api.fetchApi`).
+ *
+ * The node is the Focus Prompt itself, or a subgraph node that the `focus` input of one is promoted to (`focus_seats.mjs`).
  */
 import { decodeAttention } from "./attention_strip.mjs";
-import { keyOf, promptWords } from "./focus_state.mjs";
+import { hostsOf, inputSlot, modelOf, nodeAt, pathTo, sourceOf, textOf, widgetOf } from "./focus_graph.mjs";
+import { readAnswer } from "./focus_state.mjs";
 import { FocusWidget } from "./focus_widget.mjs";
 
 const WORDS_DELAY_MS = 250;
-const CHIPS_HEIGHT = 66;
-const CHROME_HEIGHT = 96;
+const RETRY_MS = 3000;
+const MAX_ANSWERS = 100;
+const MAX_RUNS = 64;
+const CHROME_HEIGHT = 112;
+const CHIPS_HEIGHT = 62;
+const CHIPS_MAX_HEIGHT = 260;
 const VIEW_MAX = 192;
 
-/** The newest run of each FocusPrompt node: undo and workflow tabs rebuild all nodes, and the strip must survive that. */
+/** Runs by workflow, node and prompt: undo and workflow tabs rebuild all nodes, and the strip must survive that. */
 const runs = new Map();
-/** What the server said of a prompt's words. */
-const serverWords = new Map();
+/** What the server said of a prompt's words, by prompt and model. */
+const answers = new Map();
 /** Which chip had the keyboard when its node was rebuilt (Ctrl+Z on a chip). */
 let keyboard = { node: "", key: "", at: -Infinity };
 /** The elements of removed nodes: frontend 1.58 leaves them on the page when Nodes 2.0 rebuilds a node of the same id. */
@@ -22,44 +29,64 @@ const leftOver = new Map();
 const ADOPT_AFTER_MS = [50, 300, 1000];
 
 export class FocusHost {
-  constructor({ app, api, node, inputName, text, value }) {
-    Object.assign(this, { app, api, node, inputName });
+  /**
+   * @param {object} of
+   * @param of.node the Focus Prompt
+   * @param of.seat where the widget sits when not on that node: `{node, chain, name}`, see `focus_seats.mjs`
+   */
+  constructor({ app, api, node, inputName, text, value = "", seat = null }) {
+    Object.assign(this, { app, api, node, inputName, seat });
     this.executedPrompt = null;
+    this.misleading = false;
+    this.asked = "";
+    this.askedAt = -Infinity;
     this.wordsTimer = 0;
+    this.hostOf = (graph) =>
+      seat?.chain.find(({ subgraph }) => subgraph === graph) ?? hostsOf(this.rootGraph(), graph)[0] ?? null;
     this.focus = new FocusWidget({
       text,
-      onInput: () => this.widget.callback?.(this.focus.value),
+      onInput: (next) => this.input(next),
       onCommit: () => this.commit(),
+      onResize: () => this.holder.setDirtyCanvas?.(true, true),
     });
     this.focus.setValue(value);
-    this.widget = node.addDOMWidget(inputName, "GD_FOCUS", this.focus.element, {
+    this.widget = this.holder.addDOMWidget(seat ? `${seat.name} chips` : inputName, "GD_FOCUS", this.focus.element, {
       getValue: () => this.focus.value,
       setValue: (next) => this.focus.setValue(typeof next === "string" ? next : JSON.stringify(next ?? "")),
       getMinHeight: () => this.minHeight(),
       // Below this zoom ComfyUI draws placeholders instead of DOM widgets.
       hideOnZoom: true,
+      // The properties panel would take the one element away from the node.
+      hideInPanel: true,
+      ...(seat && { serialize: false }),
     });
     this.follow();
     this.refresh();
   }
 
+  /** The node that the widget sits on. */
+  get holder() {
+    return this.seat?.node ?? this.node;
+  }
+
   minHeight() {
-    const view = Math.min(VIEW_MAX, ((this.node.size?.[0] ?? 420) - 62) / 4);
-    return Math.round(CHROME_HEIGHT + CHIPS_HEIGHT + view);
+    const { chips, notice } = this.focus.height;
+    const view = Math.min(VIEW_MAX, ((this.holder.size?.[0] ?? 420) - 62) / 4);
+    const list = Math.min(CHIPS_MAX_HEIGHT, Math.max(CHIPS_HEIGHT, chips));
+    return Math.round(CHROME_HEIGHT + list + (notice && notice + 8) + view);
   }
 
   /** Be told when the prompt, a link or a result changes. */
   follow() {
     const { node, widget } = this;
-    chain(this.promptWidget(), "callback", () => this.refresh());
-    chain(node, "onConnectionsChange", () => this.refresh());
-    chain(node, "onConfigure", () => this.refresh());
-    chain(node, "onExecuted", (output) => {
-      this.executedPrompt = output?.gd_prompt?.[0] ?? this.executedPrompt;
-      this.refresh();
-    });
-    chain(widget, "onRemove", () => this.gone());
-    // Scripts may write a widget's value without its callback.
+    if (!this.seat) {
+      chain(widgetOf(node, "prompt"), "callback", () => this.refresh());
+      chain(node, "onConfigure", () => this.refresh());
+      chain(widget, "onRemove", () => this.gone());
+    }
+    chain(this.holder, "onConnectionsChange", () => this.refresh());
+    chain(node, "onExecuted", (output) => this.executed(output?.gd_prompt?.[0]));
+    // What stands upstream changes without a word to this node; scripts write values without callbacks.
     this.focus.element.addEventListener("pointerenter", () => this.refresh());
     this.focus.element.addEventListener("focusin", (event) => {
       this.refresh();
@@ -79,41 +106,84 @@ export class FocusHost {
     this.onGone?.();
   }
 
-  promptWidget() {
-    return this.node.widgets?.find((widget) => widget.name === "prompt");
+  // ---- value
+
+  input(next) {
+    if (this.seat) this.seat.write(next);
+    else this.widget.callback?.(next);
   }
 
-  isLinked(name) {
-    const input = this.node.inputs?.find((slot) => slot.widget?.name === name || slot.name === name);
-    return input?.link != null;
+  /** One step of the graph's own undo. */
+  commit() {
+    const { canvas } = this.app;
+    canvas?.emitBeforeChange?.();
+    this.holder.graph?.beforeChange?.();
+    this.holder.graph?.afterChange?.();
+    canvas?.emitAfterChange?.();
+    this.holder.setDirtyCanvas?.(true, true);
+  }
+
+  // ---- the prompt's words
+
+  /** The prompt as far as it is known; null while it comes from a node that only a run can read. */
+  prompt() {
+    const slot = inputSlot(this.node, "prompt");
+    if (slot?.link == null) return String(widgetOf(this.node, "prompt")?.value ?? "");
+    const upstream = textOf(this.node, "prompt", this.hostOf);
+    return upstream === null || this.misleading ? this.executedPrompt : upstream;
+  }
+
+  executed(prompt) {
+    if (typeof prompt !== "string") return;
+    this.executedPrompt = prompt;
+    // A text upstream that is not what arrived here is an ingredient, not the prompt.
+    const upstream = textOf(this.node, "prompt", this.hostOf);
+    if (upstream !== null && inputSlot(this.node, "prompt")?.link != null) this.misleading = upstream.trim() !== prompt.trim();
+    this.refresh();
   }
 
   refresh() {
-    const typed = this.promptWidget()?.value;
-    const prompt = this.isLinked("prompt") ? this.executedPrompt : String(typed ?? "");
-    this.focus.setLocked(this.isLinked(this.inputName));
-    if (prompt === this.focus.prompt) return;
-    this.focus.setPrompt(prompt);
+    if (this.isGone) return;
+    if (this.seat) this.seat.read(this.focus);
+    this.focus.setLocked(this.lockedBy());
+    const prompt = this.prompt();
+    if (!prompt?.trim()) {
+      this.asked = "";
+      clearTimeout(this.wordsTimer);
+      return this.focus.setWaiting(prompt === null ? "linked" : "empty");
+    }
+    const model = modelOf(this.node, this.hostOf);
+    const question = JSON.stringify([prompt, model]);
+    if (question === this.asked) return;
+    this.asked = question;
     clearTimeout(this.wordsTimer);
-    if (!prompt?.trim()) return;
-    if (serverWords.has(prompt)) this.focus.setWords(serverWords.get(prompt));
-    else this.wordsTimer = setTimeout(() => this.askWords(prompt), WORDS_DELAY_MS);
+    if (answers.has(question)) this.answered(answers.get(question));
+    else this.wordsTimer = setTimeout(() => this.askWords(question, { text: prompt, model }), WORDS_DELAY_MS);
   }
 
-  /** The server's cut of the prompt; the local rule stands when there is none. */
-  async askWords(prompt) {
-    const answer = await this.post("/grounded_dreamer/words", { prompt });
-    if (!Array.isArray(answer?.words)) return;
-    const local = promptWords(prompt);
-    const words = answer.words
-      .filter((item) => typeof item?.word === "string")
-      .map(({ word, occurrence = 0, subject = false }, index) => {
-        const label = local[index]?.word === word ? local[index].label : word;
-        return { word, occurrence, key: keyOf(word, occurrence), label, subject: Boolean(subject) };
-      });
-    if (serverWords.size > 100) serverWords.clear();
-    serverWords.set(prompt, words);
-    if (prompt === this.focus.prompt) this.focus.setWords(words);
+  lockedBy() {
+    const slot = inputSlot(this.holder, this.seat?.name ?? this.inputName);
+    if (slot?.link == null) return "";
+    const source = sourceOf(this.holder, slot, this.hostOf);
+    return source?.widget ? "lockedByGraph" : "lockedByNode";
+  }
+
+  /** The server's words; while it thinks, and when it cannot be reached, the last answer stays. */
+  async askWords(question, body) {
+    const answer = await this.post("/grounded_dreamer/words", body);
+    if (!Array.isArray(answer?.words)) {
+      if (this.asked !== question || this.isGone) return;
+      if (!this.focus.answer.words.length) this.focus.setWaiting("unreachable");
+      this.wordsTimer = setTimeout(() => this.askWords(question, body), RETRY_MS);
+      return;
+    }
+    remember(answers, question, readAnswer(answer), MAX_ANSWERS);
+    if (this.asked === question && !this.isGone) this.answered(answers.get(question));
+  }
+
+  answered(answer) {
+    this.focus.setAnswer(answer);
+    if (!this.focus.attention) this.recall(answer.clean);
   }
 
   async post(route, body) {
@@ -130,50 +200,47 @@ export class FocusHost {
     }
   }
 
-  /** One step of the graph's own undo. */
-  commit() {
-    const { canvas } = this.app;
-    canvas?.emitBeforeChange?.();
-    this.node.graph?.beforeChange?.();
-    this.node.graph?.afterChange?.();
-    canvas?.emitAfterChange?.();
-    this.node.setDirtyCanvas?.(true, true);
-  }
-
   // ---- attention
 
   /** A live event; it may be meant for another node, or for the node of this id in another workflow. */
   receive(payload) {
     const id = String(payload?.node ?? "");
-    if (this.nodeAt(id) !== this.node) return;
-    const run = decodeAttention(payload, runs.get(id));
-    if (!run || !this.belongs(run)) return;
-    runs.set(id, run);
+    if (!this.isCalled(id)) return;
+    const workflow = this.workflowId();
+    const other = payload.workflow !== null && payload.workflow !== undefined && payload.workflow !== workflow;
+    const key = runKey(workflow, id, payload.prompt);
+    const run = other ? null : decodeAttention(payload, runs.get(key));
+    // A script's run names no workflow: then the prompt must be this one.
+    if (!run || (run.workflow === null && run.prompt !== this.focus.answer.clean)) return;
+    remember(runs, key, run, MAX_RUNS);
     this.focus.setAttention(run);
   }
 
-  /** Whether a run is of these words; an edited prompt keeps its strip as long as half of the words are still there. */
-  belongs(run) {
-    if (this.focus.prompt === null || run.prompt === this.focus.prompt.trim()) return true;
-    const keys = new Set(this.focus.words.map((word) => word.key));
-    const shared = [...run.words.keys()].filter((key) => keys.has(key)).length;
-    return run.words.size > 0 && shared * 2 >= run.words.size;
+  /** The run of this workflow, this node and this prompt, from this page's memory or from the server. */
+  async recall(prompt) {
+    const [node, workflow] = [this.executionId(), this.workflowId()];
+    const key = runKey(workflow, node, prompt);
+    if (this.recalled === key) return;
+    this.recalled = key;
+    const known = runs.get(key) ?? decodeAttention(await this.post("/grounded_dreamer/attention", { workflow, node, prompt }));
+    if (!known || this.focus.attention || this.isGone || this.recalled !== key) return;
+    remember(runs, runKey(workflow, node, known.prompt), known, MAX_RUNS);
+    this.focus.setAttention(known);
+    // After a reload the last run is all that knows a prompt from another node.
+    if (prompt === null) {
+      this.executedPrompt ??= known.prompt;
+      this.refresh();
+    }
   }
 
-  /** After a load: the last run of this node, from this page's memory or from the server. */
-  async restore() {
-    this.refresh();
+  /** After a load: what the node showed before. */
+  restore() {
     const id = (this.knownId = this.executionId());
     const held = keyboard.node === id && performance.now() - keyboard.at < 3000 ? keyboard.key : "";
     for (const delay of ADOPT_AFTER_MS) setTimeout(() => this.settleIn(id, held), delay);
-    const known = runs.get(id);
-    if (known && this.belongs(known)) return this.focus.setAttention(known);
-    const run = decodeAttention(
-      await this.post("/grounded_dreamer/attention", { node: id, prompt: this.focus.prompt?.trim() ?? null }),
-    );
-    if (!run || this.focus.attention || !this.belongs(run)) return;
-    runs.set(id, run);
-    this.focus.setAttention(run);
+    this.asked = "";
+    this.refresh();
+    if (this.prompt() === null) this.recall(null);
   }
 
   /** Take the place of the removed node's widget if it is still on the page, and give the keyboard back to its chip. */
@@ -190,35 +257,33 @@ export class FocusHost {
     return this.app.rootGraph ?? this.app.graph;
   }
 
-  /** "5", or "12:5" for node 5 in the subgraph of node 12: how the server names a node. */
-  executionId() {
-    const path = pathTo(this.rootGraph(), this.node);
-    return path ? path.join(":") : String(this.node.id);
+  workflowId() {
+    return this.rootGraph()?.id ?? null;
   }
 
-  nodeAt(executionId) {
-    let graph = this.rootGraph();
-    let node = null;
-    for (const id of executionId.split(":")) {
-      node = graph?.getNodeById?.(Number.isNaN(Number(id)) ? id : Number(id)) ?? null;
-      graph = node?.subgraph;
-    }
-    return node;
+  /** "5", or "12:5" for node 5 in the subgraph of node 12: how the server names the Focus Prompt. */
+  executionId() {
+    const path = pathTo(this.rootGraph(), this.holder) ?? [String(this.holder.id)];
+    return [...path, ...(this.seat?.chain.slice(1).map((node) => node.id) ?? []), ...(this.seat ? [this.node.id] : [])].join(":");
+  }
+
+  isCalled(executionId) {
+    return this.seat ? executionId === this.executionId() : nodeAt(this.rootGraph(), executionId) === this.node;
   }
 }
 
-function pathTo(graph, node) {
-  if (!graph) return null;
-  if (node.graph === graph) return [String(node.id)];
-  for (const outer of graph.nodes ?? []) {
-    const inner = outer.subgraph ? pathTo(outer.subgraph, node) : null;
-    if (inner) return [String(outer.id), ...inner];
-  }
-  return null;
+function runKey(workflow, node, prompt) {
+  return JSON.stringify([workflow, node, prompt]);
+}
+
+function remember(memory, key, value, most) {
+  memory.delete(key);
+  memory.set(key, value);
+  if (memory.size > most) memory.delete(memory.keys().next().value);
 }
 
 /** Call `after` behind whatever callback an object already has. */
-function chain(owner, name, after) {
+export function chain(owner, name, after) {
   if (!owner) return;
   const before = owner[name];
   owner[name] = function (...args) {

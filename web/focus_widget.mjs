@@ -6,7 +6,7 @@
  */
 import { AttentionStrip, make } from "./attention_strip.mjs";
 import { ChipGestures } from "./focus_gestures.mjs";
-import { WEIGHT_DEFAULT, WEIGHT_MAX, formatWeight, mergeChips, parseState, promptWords, withWeight } from "./focus_state.mjs";
+import { WEIGHT_DEFAULT, WEIGHT_MAX, formatWeight, mergeChips, parseState, readAnswer, withWeight } from "./focus_state.mjs";
 
 /** Many times what any text encoder reads; more chips would only slow the page down. */
 const MAX_CHIPS = 300;
@@ -18,20 +18,22 @@ export class FocusWidget {
    * @param {object} host
    * @param {(value: string) => void} host.onInput the value changed, maybe in the middle of a gesture
    * @param {() => void} host.onCommit a gesture ended: one step of undo
+   * @param {() => void} host.onResize the chips take more or less room than before
    * @param {(name: string, values?: object) => string} host.text
    */
-  constructor({ onInput, onCommit, text }) {
-    this.onInput = onInput;
-    this.onCommit = onCommit;
+  constructor({ onInput, onCommit, onResize, text }) {
+    Object.assign(this, { onInput, onCommit, onResize });
     this.text = text;
     this.value = "";
     this.state = parseState("");
-    this.words = [];
+    this.answer = readAnswer(null);
     this.chips = new Map();
     this.elements = new Map();
     this.lastWeights = new Map();
-    this.prompt = "";
-    this.locked = false;
+    /** Why there are no words: "empty", "linked", "unreachable", or "" while there are some or the server is being asked. */
+    this.waiting = "empty";
+    this.locked = "";
+    this.height = { chips: 0, notice: 0 };
     this.attention = null;
     this.frame = 0;
     this.build();
@@ -66,29 +68,34 @@ export class FocusWidget {
     this.list = make("div", "gd-chips");
     this.list.dataset.gdChips = "";
     this.list.dataset.captureWheel = "true";
-    this.list.title = text("hint");
     this.list.setAttribute("role", "toolbar");
     this.list.setAttribute("aria-label", text("chips"));
     this.gestures = new ChipGestures(this.list, {
       weightOf: (key) => this.chips.get(key)?.weight ?? 0,
       isFocused: (key) => this.chips.get(key)?.focused ?? false,
-      setWeight: (key, weight) => this.write(withWeight(this.words, this.state, key, weight)),
+      setWeight: (key, weight) => this.write(withWeight(this.answer.words, this.state, key, weight)),
       toggle: (key) => this.toggle(key),
       reset: (key) => this.reset(key),
       commit: () => this.onCommit(),
-      locked: () => this.locked || this.state.mode === "broken",
+      locked: () => Boolean(this.locked) || this.state.mode === "broken",
       onHover: (key) => this.strip.show(key),
     });
+    this.hint = make("div", "gd-hint");
+    this.hint.textContent = text("hint");
     this.strip = new AttentionStrip({
       labelOf: (key) => this.chips.get(key)?.label ?? key,
       onTopWord: (key) => this.markTop(key),
       text,
     });
-    this.element.append(header, help, this.notice, this.list, this.strip.element);
+    this.element.append(header, help, this.notice, this.list, this.hint, this.strip.element);
+    // The node's width decides how many rows the chips take.
+    this.sizes = new ResizeObserver(() => this.measure());
+    this.sizes.observe(this.list);
   }
 
   destroy() {
     cancelAnimationFrame(this.frame);
+    this.sizes.disconnect();
     this.gestures.destroy();
   }
 
@@ -100,15 +107,18 @@ export class FocusWidget {
     this.schedule();
   }
 
-  /** @param {string | null} prompt null: it comes from another node and is not known yet */
-  setPrompt(prompt) {
-    if (prompt === this.prompt) return;
-    this.prompt = prompt;
-    this.setWords(promptWords(prompt ?? ""));
+  /** @param answer what the server says of the prompt, see `readAnswer` */
+  setAnswer(answer) {
+    this.answer = answer;
+    this.waiting = "";
+    this.schedule();
   }
 
-  setWords(words) {
-    this.words = words;
+  /** There are no words to show, because the prompt is "empty", "linked" and not known yet, or the server "unreachable". */
+  setWaiting(reason) {
+    if (reason === this.waiting) return;
+    this.answer = readAnswer(null);
+    this.waiting = reason;
     this.schedule();
   }
 
@@ -118,7 +128,7 @@ export class FocusWidget {
     this.schedule();
   }
 
-  /** Shown but not changeable: the input is fed by another node. */
+  /** @param {string} locked name of the sentence that says who feeds the input; "" when it is changed here */
   setLocked(locked) {
     if (locked === this.locked) return;
     this.locked = locked;
@@ -133,14 +143,14 @@ export class FocusWidget {
     const on = chip.focused && chip.weight > 0;
     if (on) this.lastWeights.set(key, chip.weight);
     const weight = on ? null : (this.lastWeights.get(key) ?? WEIGHT_DEFAULT);
-    this.write(withWeight(this.words, this.state, key, weight));
+    this.write(withWeight(this.answer.words, this.state, key, weight));
   }
 
-  /** Back to what the prompt alone would say: a subject at weight 1, any other word out of focus, a stale word gone. */
+  /** Back to what the prompt alone would say: a subject at its weight, any other word out of focus, a stale word gone. */
   reset(key) {
-    const chip = this.chips.get(key);
     this.lastWeights.delete(key);
-    this.write(withWeight(this.words, this.state, key, chip?.subject ? WEIGHT_DEFAULT : null));
+    const word = this.answer.words.find((one) => one.key === key);
+    this.write(withWeight(this.answer.words, this.state, key, word?.focus ?? null));
   }
 
   write(value, commit = false) {
@@ -162,16 +172,18 @@ export class FocusWidget {
     cancelAnimationFrame(this.frame);
     this.frame = 0;
     const { text, state } = this;
-    const all = mergeChips(this.words, state);
+    const { words, unknown } = this.answer;
+    const all = mergeChips(words, state).map((chip) => ({ ...chip, nearest: chip.stale ? undefined : unknown.get(chip.word) }));
     const shown = all.length <= MAX_CHIPS ? all : all.filter((chip, index) => index < MAX_CHIPS || chip.focused);
     this.chips = new Map(all.map((chip) => [chip.key, chip]));
 
     this.element.dataset.mode = state.mode;
-    this.element.classList.toggle("gd-locked", this.locked);
+    this.element.classList.toggle("gd-locked", Boolean(this.locked));
     this.mode.textContent = state.mode === "broken" ? "" : text(state.mode === "auto" ? "auto" : "own");
-    this.autoButton.hidden = state.mode === "auto" || this.locked;
+    this.autoButton.hidden = state.mode === "auto" || Boolean(this.locked);
+    this.hint.hidden = state.mode === "broken" || Boolean(this.locked) || !all.length;
     this.autoButton.textContent = text(state.mode === "broken" ? "startOver" : "useAuto");
-    this.renderNotice(shown.length, all.length - shown.length);
+    this.renderNotice(all, shown.length);
 
     const children = shown.map((chip) => this.chipElement(chip));
     const kept = new Set(shown.map((chip) => chip.key));
@@ -181,20 +193,46 @@ export class FocusWidget {
 
     const run = this.attention;
     this.progress.textContent = run?.state === "running" ? text("step", { step: run.step, total: run.total }) : "";
-    this.strip.update(
-      run,
-      Boolean(run && run.state !== "running" && this.prompt !== null && run.prompt !== this.prompt.trim()),
-    );
+    this.strip.update(run, Boolean(run && run.state !== "running" && words.length && run.prompt !== this.answer.clean));
+    this.measure();
   }
 
-  renderNotice(shown, hidden) {
+  /** What there is to be said, a line each. */
+  renderNotice(chips, shown) {
     const { text, state } = this;
-    let message = "";
-    if (state.mode === "broken") message = text("broken", { problem: state.problem });
-    else if (hidden) message = text("more", { count: hidden });
-    else if (!shown) message = text(this.prompt === null ? "linked" : "empty");
-    this.notice.textContent = message;
-    this.notice.hidden = !message;
+    const lines = [];
+    if (state.mode === "broken") lines.push(text("broken", { problem: state.problem }));
+    else if (this.locked) lines.push(text(this.locked));
+    if (this.waiting) lines.push(text(this.waiting));
+    const stale = chips.filter((chip) => chip.stale).map((chip) => chip.label);
+    if (stale.length && anyWord(chips) && state.mode !== "broken") lines.push(text("staleNotice", { words: stale.join(", ") }));
+    const unknown = new Map(chips.filter((chip) => chip.nearest !== undefined).map(({ word, nearest }) => [word, nearest]));
+    if (unknown.size) lines.push(text("unknown", { words: [...unknown].map(([word, nearest]) => this.named(word, nearest)).join(", ") }));
+    lines.push(...this.answer.notes);
+    if (chips.length > shown) lines.push(text("more", { count: chips.length - shown }));
+    this.notice.replaceChildren(
+      ...lines.map((line) => {
+        const item = make("div", "gd-notice-line");
+        item.textContent = line;
+        return item;
+      }),
+    );
+    this.notice.hidden = !lines.length;
+  }
+
+  named(word, nearest) {
+    return nearest === null ? `“${word}”` : this.text("orNearest", { word, nearest });
+  }
+
+  /** Tell the host when chips and notice need another height. */
+  measure() {
+    const last = this.list.lastElementChild;
+    const chips = last ? last.offsetTop + last.offsetHeight - this.list.firstElementChild.offsetTop : 0;
+    const notice = this.notice.offsetHeight;
+    // Without a place on the page nothing has a height: keep what was known.
+    if (!this.element.offsetHeight || (chips === this.height.chips && notice === this.height.notice)) return;
+    this.height = { chips, notice };
+    this.onResize();
   }
 
   chipElement(chip) {
@@ -213,7 +251,7 @@ export class FocusWidget {
     }
     const live = this.attention?.words.get(chip.key)?.attention ?? null;
     const threshold = this.attention?.threshold ?? null;
-    const look = JSON.stringify([chip, live, threshold, this.locked]);
+    const look = JSON.stringify([chip, chip.nearest === undefined, live, threshold, this.locked]);
     if (element.dataset.look === look) return element;
     element.dataset.look = look;
     element.firstChild.textContent = chip.label;
@@ -221,6 +259,8 @@ export class FocusWidget {
     element.classList.toggle("gd-zero", chip.focused && chip.weight === 0);
     element.classList.toggle("gd-stale", chip.stale);
     element.classList.toggle("gd-suggested", chip.subject && !chip.focused);
+    element.classList.toggle("gd-unknown", chip.nearest !== undefined);
+    element.title = this.titleOf(chip);
     element.style.setProperty("--gd-weight", chip.weight / WEIGHT_MAX);
     element.setAttribute("aria-label", chip.occurrence ? `${chip.label} (${chip.occurrence + 1})` : chip.label);
     element.setAttribute("aria-valuenow", formatWeight(chip.weight));
@@ -234,9 +274,14 @@ export class FocusWidget {
       remove.tabIndex = -1;
       remove.textContent = "×";
       remove.setAttribute("aria-label", this.text("remove", { word: chip.label }));
-      element.title = this.text("staleTitle");
     }
     return element;
+  }
+
+  titleOf(chip) {
+    if (chip.stale) return this.text("staleTitle");
+    if (chip.nearest !== undefined) return this.text("unknown", { words: this.named(chip.word, chip.nearest) });
+    return chip.written ? this.text("writtenTitle") : "";
   }
 
   renderMeter(meter, live, threshold) {
@@ -253,6 +298,8 @@ export class FocusWidget {
     if (chip.stale) parts.push(text("staleAt", { weight }));
     else if (chip.focused) parts.push(text("focusedAt", { weight }));
     else parts.push(text(chip.subject ? "suggested" : "notFocused"));
+    if (chip.written) parts.push(text("writtenTitle"));
+    if (chip.nearest !== undefined) parts.push(text("unknownTitle"));
     const values = { attention: live?.toFixed(2), threshold: threshold?.toFixed(2) };
     if (live !== null) parts.push(text(threshold === null ? "attentionNow" : "attentionNowOf", values));
     return parts.join(", ");
@@ -267,6 +314,10 @@ export class FocusWidget {
     this.render();
     this.elements.get(key)?.focus({ preventScroll: true });
   }
+}
+
+function anyWord(chips) {
+  return chips.some((chip) => !chip.stale);
 }
 
 /** A chip's optional part: made when it is first needed (most words never are in focus), hidden when it is not. */

@@ -1,13 +1,35 @@
-/** Registers the focus widget with ComfyUI: the value, the prompt, the graph's undo, the server's words and live attention. */
+/** Registers the pack's part of the page: the focus widget, its seats on subgraph nodes, file name prefixes, slot colours. */
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { applyTextReplacements } from "../../scripts/utils.js";
 import { FocusHost } from "./focus_host.mjs";
+import { FocusSeats } from "./focus_seats.mjs";
 import { textsFor } from "./focus_text.mjs";
+
+/** What stands upstream of a node changes without a word to it. */
+const LOOK_AGAIN_MS = 700;
+
+/** Colours of our links and slots, apart from one another and from core's. */
+const SLOT_COLOURS = {
+  GD_MODEL: "#b39ddb",
+  GD_PROMPT: "#f2a33a",
+  GD_VIEWS: "#4fc3f7",
+  GD_FIELD: "#81c784",
+  GD_SCORES: "#e57399",
+};
 
 const hosts = new Set();
 
-function hostOf(node) {
-  return [...hosts].find((host) => host.node === node);
+function addHost(options) {
+  const text = textsFor(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
+  const host = new FocusHost({ app, api, text, ...options });
+  host.focus.element.prepend(styleSheet());
+  hosts.add(host);
+  host.onGone = () => {
+    hosts.delete(host);
+    host.seats?.gone();
+  };
+  return host;
 }
 
 /** The style sheet, to lie inside a widget: the page's head belongs to everybody. */
@@ -18,6 +40,22 @@ function styleSheet() {
   return style;
 }
 
+/** A palette that does not know a type empties its colour whenever it is loaded: keep ours until one names another. */
+function keepColour(table, type, colour) {
+  let shown = table[type] || colour;
+  const set = (next) => (shown = next || colour);
+  Object.defineProperty(table, type, { get: () => shown, set, enumerable: true, configurable: true });
+}
+
+function lookAgain() {
+  for (const host of hosts) host.refresh();
+  // The slots of Nodes 2.0 take their colours from these, and a palette removes those of types that it does not know.
+  const { style } = document.documentElement;
+  for (const [type, colour] of Object.entries(SLOT_COLOURS)) {
+    if (!style.getPropertyValue(`--color-datatype-${type}`)) style.setProperty(`--color-datatype-${type}`, colour);
+  }
+}
+
 app.registerExtension({
   name: "GroundedDreamer.Focus",
 
@@ -25,23 +63,38 @@ app.registerExtension({
     api.addEventListener("grounded_dreamer.attention", ({ detail }) => {
       for (const host of hosts) host.receive(detail);
     });
+    setInterval(() => document.hidden || lookAgain(), LOOK_AGAIN_MS);
+  },
+
+  setup() {
+    const { canvas } = app;
+    for (const table of [canvas?.default_connection_color_byType, canvas?.constructor?.link_type_colors]) {
+      if (table) for (const [type, colour] of Object.entries(SLOT_COLOURS)) keepColour(table, type, colour);
+    }
   },
 
   getCustomWidgets() {
     return {
       GD_FOCUS(node, inputName, inputData) {
-        const text = textsFor(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
-        const host = new FocusHost({ app, api, node, inputName, text, value: inputData?.[1]?.default ?? "" });
-        host.focus.element.prepend(styleSheet());
-        hosts.add(host);
-        host.onGone = () => hosts.delete(host);
+        const host = addHost({ node, inputName, value: inputData?.[1]?.default ?? "" });
+        host.seats = new FocusSeats(host, (seat) => addHost({ node, inputName, seat }));
         return { widget: host.widget, minWidth: 420, minHeight: 440 };
       },
     };
   },
 
+  // As core does for its own nodes that save files: %date:yyyy-MM-dd% and %Node.widget%.
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("GroundedDreamer")) return;
+    const prefix = node.widgets?.find(({ name }) => name === "filename_prefix");
+    if (prefix) prefix.serializeValue = () => applyTextReplacements(app, prefix.value);
+  },
+
   // After a workflow, an undo or a page reload has put ids, prompt and weights in place.
   loadedGraphNode(node) {
-    hostOf(node)?.restore();
+    for (const host of hosts) {
+      if (host.node === node && !host.seat) host.restore();
+      host.seats?.soon();
+    }
   },
 });

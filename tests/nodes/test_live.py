@@ -20,10 +20,8 @@ def events(pack, nodes):
         model = nodes["LoadMVDream"].execute(model="small", download=False, precision="auto").args[0]
         prompt = nodes["FocusPrompt"].execute(prompt="A red cube and a blue sphere", negative_prompt="", focus="").args[0]
         PromptServer.instance.events.clear()
-        nodes["SampleViews"].execute(
-            model=model, prompt=prompt, seed=1, steps=4, guidance_scale=2.0, sampler="ddim", refocus=True,
-            refocus_strength=0.1, refocus_share=0.5, batch_size=1,
-        )  # fmt: skip
+        inputs = {item.id: item.default for item in nodes["SampleViews"].define_schema().inputs if item.default is not None}
+        nodes["SampleViews"].execute(**inputs | {"model": model, "prompt": prompt, "seed": 1, "steps": 4})
     return [data for name, data in PromptServer.instance.events if name == "grounded_dreamer.attention"]
 
 
@@ -46,9 +44,12 @@ def test_a_run_cut_short_says_so(pack):
 
     live, types = pack.nodes.routes.live, sys_modules(pack, "types")
     PromptServer.instance.events.clear()
-    with pytest.raises(KeyboardInterrupt), live.LiveAttention(types.FocusedPrompt("a cube", "", None, "3"), "4"):
-        raise KeyboardInterrupt
-    assert PromptServer.instance.events[-1][1]["state"] == "interrupted"
+    from comfy.model_management import InterruptProcessingException  # noqa: PLC0415
+
+    for error, state in ((InterruptProcessingException, "interrupted"), (ValueError, "failed"), (MemoryError, "failed")):
+        with pytest.raises(error), live.LiveAttention(types.FocusedPrompt("a cube", "", None, "3"), "4", "w"):
+            raise error
+        assert PromptServer.instance.events[-1][1]["state"] == state
 
 
 def sys_modules(pack, name):
@@ -102,10 +103,23 @@ def test_the_route_names_stale_focus_words(pack):
 
 
 def test_a_reloaded_page_gets_the_last_event(pack, events):
-    status, answer = post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": "A red cube and a blue sphere"})
+    ask = {"workflow": None, "node": "7", "prompt": "A red cube and a blue sphere"}
+    status, answer = post(pack, "/grounded_dreamer/attention", json=ask)
     assert status == 200 and answer == events[-1]
-    assert post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": None})[1]["run"] == events[-1]["run"]
-    assert post(pack, "/grounded_dreamer/attention", json={"node": "7", "prompt": "another"}) == (200, {"run": None})
+    assert post(pack, "/grounded_dreamer/attention", json=ask | {"prompt": None})[1]["run"] == events[-1]["run"]
+
+
+@pytest.mark.parametrize("other", [{"workflow": "another"}, {"node": "8"}, {"prompt": "another"}])
+def test_events_are_kept_by_workflow_node_and_prompt(pack, events, other):
+    ask = {"workflow": None, "node": "7", "prompt": "A red cube and a blue sphere"} | other
+    assert post(pack, "/grounded_dreamer/attention", json=ask) == (200, {"run": None})
+
+
+@pytest.mark.parametrize(
+    ("extra", "workflow"), [(None, None), ({}, None), ({"workflow": {"id": "w"}}, "w"), ({"workflow": {}}, None)]
+)
+def test_the_workflow_is_the_one_that_the_browser_sends(pack, extra, workflow):
+    assert pack.nodes.routes.live.workflow_id(extra) == workflow
 
 
 @pytest.mark.parametrize("path", ["/grounded_dreamer/words", "/grounded_dreamer/attention"])
@@ -132,5 +146,6 @@ def test_junk_gets_400_and_a_sentence(pack, path, request_):
 def test_memory_is_bounded(pack):
     live = pack.nodes.routes.live
     for index in range(100):
-        live._remember({"node": str(index), "prompt": "p", "run": "x"})
-    assert len(live._memory) == live.REMEMBERED_RUNS and live.remembered("99", None) and not live.remembered("0", None)
+        live._remember({"workflow": "w", "node": str(index), "prompt": "p", "run": "x"})
+    assert len(live._memory) == live.REMEMBERED_RUNS
+    assert live.remembered("w", "99", None) and not live.remembered("w", "0", None)

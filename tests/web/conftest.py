@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.web.server_words import answer
+
 ROOT = Path(__file__).parents[2]
 ORIGIN = "http://widget.test"
 FLAGS = [
@@ -24,6 +26,7 @@ FLAGS = [
 # ComfyUI serves a pack's web folder below /extensions/<pack> and its own modules below /scripts.
 FOLDERS = {"/extensions/grounded-dreamer/": ROOT / "web", "/tests/": Path(__file__).parent}
 HOST = "export {{ {0} }} from '/tests/host.mjs';"
+MODULES = {"app": "app", "api": "api", "utils": "applyTextReplacements"}
 
 
 def chromium() -> str | None:
@@ -44,8 +47,8 @@ def browser():
 
 def serve(route) -> None:
     path = route.request.url.removeprefix(ORIGIN).partition("?")[0]
-    if path in ("/scripts/app.js", "/scripts/api.js"):
-        name = path.removeprefix("/scripts/").removesuffix(".js")
+    if path.startswith("/scripts/"):
+        name = MODULES[path.removeprefix("/scripts/").removesuffix(".js")]
         return route.fulfill(body=HOST.format(name), content_type="text/javascript")
     for prefix, folder in FOLDERS.items():
         file = folder / path.removeprefix(prefix)
@@ -58,13 +61,14 @@ def serve(route) -> None:
 class Watched:
     """A page that every test opens anew; in one process, since starting one takes longer than most tests."""
 
-    def __init__(self, browser):
+    def __init__(self, browser, base):
         self.errors: list[str] = []
         self.page = browser.new_context(viewport={"width": 520, "height": 520}).new_page()
         self.page.set_default_timeout(180_000)  # ends a test that hangs; no slow machine comes near it
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.route("**/*", serve)
+        self.page.expose_function("wordsOnTheServer", lambda body: answer(base, body))
 
     def open(self):
         self.page.emulate_media(reduced_motion="no-preference")
@@ -75,8 +79,8 @@ class Watched:
 
 
 @pytest.fixture(scope="session")
-def watched(browser):
-    return Watched(browser)
+def watched(browser, tmp_path_factory):
+    return Watched(browser, tmp_path_factory.mktemp("comfy"))
 
 
 @pytest.fixture

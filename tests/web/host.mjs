@@ -4,14 +4,20 @@
  */
 export const api = Object.assign(new EventTarget(), {
   async fetchApi(route, options) {
-    server.requests.push({ route, body: JSON.parse(options.body) });
+    const body = JSON.parse(options.body);
+    server.requests.push({ route, body });
     const answer = server.answers[route];
     if (!answer) throw new TypeError("the server is away");
-    return new Response(JSON.stringify(answer(JSON.parse(options.body))), { status: 200 });
+    return new Response(JSON.stringify(await answer(body)), { status: 200 });
   },
 });
 
-export const server = { requests: [], answers: {} };
+/** Words are cut by the real code; the other routes answer what a test says. */
+export const server = { requests: [], answers: { "/grounded_dreamer/words": (body) => window.wordsOnTheServer(body) } };
+
+export function applyTextReplacements(_, text) {
+  return text.replaceAll("%date:yyyy%", "2026");
+}
 
 const extensions = [];
 const history = { undo: [], active: null };
@@ -20,6 +26,7 @@ export const app = {
   registerExtension: (extension) => extensions.push(extension),
   extensionManager: { setting: { get: () => document.documentElement.lang || "en" } },
   graph: {
+    id: "w1",
     nodes: [],
     getNodeById: (id) => app.graph.nodes.find((node) => node.id === id),
     beforeChange() {},
@@ -76,6 +83,7 @@ class Node {
         this.callback?.(text);
       },
     };
+    prompt.type = "customtext";
     area.addEventListener("input", () => (prompt.value = area.value));
     this.widgets = [prompt];
     this.element.append(area);
@@ -159,6 +167,7 @@ export function examplePayload(changes = {}) {
     step: 9,
     total: 30,
     threshold: 0.5,
+    workflow: "w1",
     words,
     map_size: [size, size],
     views: [0, 1, 2, 3].map((view) => drawView(view)),

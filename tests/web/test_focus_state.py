@@ -1,4 +1,4 @@
-"""`web/focus_state.mjs`: reading and writing the state, merging it with a prompt, and the same words as `gd_core`."""
+"""`web/focus_state.mjs`: reading the server's answer, reading and writing the state, merging both."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import json
 import random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from gd_core.attention import closed_words
-from gd_core.attention.words import prompt_words
+from gd_core.attention import Focus, read_prompt
+from tests.web.server_words import answer
 
-RULE = [word for name, words in vars(closed_words).items() if isinstance(words, frozenset) for word in sorted(words)]
-WORDS = (
-    "red cube blue sphere dog café t-shirt child's \u732b 3d \u0130stanbul wearing riding singing 7 \u0663 of of of a a".split()
-)
+WORDS = "red cube blue sphere dog café t-shirt child's \u732b 3d \u0130stanbul wearing riding 7 of of a a".split()
+WORDS += ["(red:1.2)", "(cube:0.5)"]
 SIGNS = [" ", "  ", ", ", ". ", " - ", "\n", "_", " \U0001f642 ", "'", "’", "--"]
 
 
 def random_prompt(rng: random.Random) -> str:
-    """Mostly ordinary words, mixed with those that the tagger knows by name."""
-    return "".join(rng.choice(rng.choice((WORDS, RULE))) + rng.choice(SIGNS) for _ in range(rng.randrange(12)))
+    return "".join(rng.choice(WORDS) + rng.choice(SIGNS) for _ in range(rng.randrange(12)))
 
 
 @pytest.fixture
@@ -30,41 +25,30 @@ def js(modules):
     return lambda expression, arg=None: modules.evaluate(f"arg => {{ return {expression} }}", arg)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=20))
-def test_any_text_is_cut_into_the_words_that_the_server_finds(js, texts):
-    # Assigned letters of the newest Unicode differ between Python and the browser: keep to those that both know.
-    texts = [text for text in texts if all(ord(char) < 0x2000 or 0x3040 <= ord(char) < 0x9FFF for char in text)]
-    found = js("arg.map(text => state.promptWords(text).map(w => [w.word, w.occurrence, w.key]))", texts)
-    assert found == [[[word.text, word.occurrence, word.key] for word in prompt_words(text)] for text in texts]
+@pytest.fixture
+def said(tmp_path_factory):
+    """`said(prompt)`: what the server says of a prompt."""
+    base = tmp_path_factory.getbasetemp()
+    return lambda prompt, **more: answer(base, {"text": prompt, **more})
 
 
-def test_random_prompts_have_the_words_that_the_server_finds(js):
-    rng = random.Random(0)
-    texts = [random_prompt(rng) for _ in range(1500)]
-    found = js("arg.map(text => state.promptWords(text).map(w => [w.word, w.occurrence, w.key]))", texts)
-    assert found == [[[word.text, word.occurrence, word.key] for word in prompt_words(text)] for text in texts]
+def test_the_servers_answer_is_read_as_it_is(js, said):
+    prompts = ["A CUBE, a Cube", "a (red:1.2) cube", "", "of the and", "Ein Café – naïve \U0001f642 dogs"]
+    for prompt in prompts:
+        told = said(prompt)
+        read = js("state.readAnswer(arg)", told)
+        assert [(w["word"], w["label"], w["weight"], w["focus"]) for w in read["words"]] == [
+            (w["word"], w["label"], w["weight"], w["focus"]) for w in told["words"]
+        ]
+        assert read["clean"] == told["text_clean"]
+    assert [w["key"] for w in js("state.readAnswer(arg).words", said("A CUBE, a Cube"))] == ["a", "cube", "a#2", "cube#2"]
+    unknown = js("[...state.readAnswer(arg).unknown]", said("a red giraffe and a spheer", model="tiny (bundled)"))
+    assert unknown == [["giraffe", None], ["spheer", "sphere"]]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "expected"),
-    [
-        ("a red cube next to a blue sphere", ["cube", "sphere"]),
-        ("a bulldog wearing a black pirate hat", ["bulldog", "hat"]),
-        ("a bear on top of a wooden box, masterpiece, best quality", ["bear", "box"]),
-        ("red cube and blue sphere", ["cube", "sphere"]),
-        ("", []),
-        ("of the and", []),
-    ],
-)
-def test_default_subjects(js, prompt, expected):
-    assert js("state.promptWords(arg).filter(w => w.subject).map(w => w.word)", prompt) == expected
-
-
-def test_labels_are_as_typed_and_keys_are_lower_case(js):
-    words = js("state.promptWords('A CUBE, a Cube')")
-    assert [word["label"] for word in words] == ["A", "CUBE", "a", "Cube"]
-    assert [word["key"] for word in words] == ["a", "cube", "a#2", "cube#2"]
+@pytest.mark.parametrize("junk", [None, {}, {"words": 7}, {"error": "no"}, {"words": [7, {}, {"word": 3}], "unknown": [1]}])
+def test_junk_is_no_answer(js, junk):
+    assert js("state.readAnswer(arg).words", junk) == []
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n"])
@@ -134,26 +118,26 @@ def test_writing_and_reading_is_the_identity(js):
     assert js("arg.map(text => state.serializeState(state.parseState(text).entries))", texts) == texts
 
 
-def test_editing_the_prompt_keeps_every_weight(js):
+def test_editing_the_prompt_keeps_every_weight(js, said):
     """Whatever the prompt becomes: no entry is lost, each is on its word or a stale chip, and every word has one chip."""
     rng = random.Random(3)
     cases = [
         {
-            "before": random_prompt(rng),
-            "after": random_prompt(rng),
+            "before": said(random_prompt(rng)),
+            "after": said(random_prompt(rng)),
             "steps": [[rng.randrange(12), rng.choice([None, rng.uniform(-1, 4)])] for _ in range(6)],
         }
-        for _ in range(300)
+        for _ in range(120)
     ]
     results = js(
         """arg.map(({before, after, steps}) => {
-            const words = state.promptWords(before);
+            const {words} = state.readAnswer(before);
             let text = "";
             for (const [index, weight] of steps) {
               if (words.length) text = state.withWeight(words, state.parseState(text), words[index % words.length].key, weight);
             }
             const parsed = state.parseState(text);
-            const edited = state.promptWords(after);
+            const edited = state.readAnswer(after).words;
             return {parsed, edited, chips: state.mergeChips(edited, parsed), back: state.mergeChips(words, parsed)};
         })""",
         cases,
@@ -165,14 +149,41 @@ def test_editing_the_prompt_keeps_every_weight(js):
         assert len(keys) == len(set(keys))
         assert [chip["key"] for chip in chips if not chip["stale"]] == [word["key"] for word in result["edited"]]
         if result["parsed"]["mode"] == "explicit":
-            assert {(c["word"], c["occurrence"]): c["weight"] for c in chips if c["focused"]} == entries
+            shown = {(c["word"], c["occurrence"]): c["weight"] for c in chips if c["focused"] and not c["written"]}
+            assert entries.items() <= shown.items()
             in_prompt = {(word["word"], word["occurrence"]) for word in result["edited"]}
             assert {(c["word"], c["occurrence"]) for c in chips if c["stale"]} == set(entries) - in_prompt
         assert not any(chip["stale"] for chip in result["back"])
 
 
-def test_the_first_touch_writes_the_subjects_down(js):
-    text = js("state.withWeight(state.promptWords('a red cube and a blue sphere'), state.parseState(''), 'red', 0.5)")
+def test_the_chips_weigh_what_python_weighs(js, said):
+    """In both modes, with weights in the text and entries that are stale: the widget shows what the run does."""
+    rng = random.Random(4)
+    cases = []
+    for _ in range(150):
+        prompt = random_prompt(rng)
+        told = said(prompt)
+        words = [w["word"] for w in told["words"]] + ["dog", "nowhere"]
+        entries = {(rng.choice(words), 0): rng.randrange(61) / 20 for _ in range(rng.randrange(4))}
+        state = [{"word": word, "occurrence": nth, "weight": weight} for (word, nth), weight in entries.items()]
+        text = rng.choice(["", json.dumps({"v": 1, "focus": state})])
+        focus = read_prompt(prompt).focus(None if not text else Focus.from_json(text))[0]
+        cases.append((prompt, told, text, focus))
+    found = js(
+        "arg.map(([answer, text]) => [...state.effectiveWeights(state.readAnswer(answer).words, state.parseState(text))])",
+        [[told, text] for _, told, text, _ in cases],
+    )
+    for (prompt, told, text, focus), weights in zip(cases, found, strict=True):
+        if focus is None:  # the prompt's default subjects
+            expected = {w["word"]: w["focus"] for w in told["words"] if w["focus"] is not None and not w["occurrence"]}
+        else:
+            expected = {word.word: word.weight for word in focus.words if not word.occurrence}
+        assert {key: weight for key, weight in weights if "#" not in key} == pytest.approx(expected), (prompt, text)
+
+
+def test_the_first_touch_writes_the_subjects_down(js, said):
+    words = said("a red cube and a blue sphere")
+    text = js("state.withWeight(state.readAnswer(arg).words, state.parseState(''), 'red', 0.5)", words)
     assert json.loads(text)["focus"] == [
         {"word": "red", "occurrence": 0, "weight": 0.5},
         {"word": "cube", "occurrence": 0, "weight": 1},
@@ -180,17 +191,39 @@ def test_the_first_touch_writes_the_subjects_down(js):
     ]
 
 
-def test_a_stale_word_can_be_removed_and_an_unknown_one_not_added(js):
-    stale = '{"v":1,"focus":[{"word":"dog"},{"word":"cube"}]}'
-    text = js("state.withWeight(state.promptWords('a cube'), state.parseState(arg), 'dog', null)", stale)
-    assert text == '{"v":1,"focus":[{"word":"cube","occurrence":0,"weight":1}]}'
-    text = js("state.withWeight(state.promptWords('a cube'), state.parseState(''), 'dog', 1)")
-    assert text == '{"v":1,"focus":[{"word":"cube","occurrence":0,"weight":1}]}'
+@pytest.mark.parametrize(
+    ("prompt", "steps"),
+    [
+        ("a red cube and a blue sphere", [("red", 1), ("red", None)]),
+        ("a red cube and a blue sphere", [("cube", None), ("cube", 1)]),
+        ("a red cube and a blue sphere", [("sphere", 2.5), ("red", 0.3), ("red", None), ("sphere", 1)]),
+        ("a (red:1.2) cube", [("cube", 2), ("cube", 1)]),
+        ("a (red:1.2) cube", [("red", None), ("red", 1.2)]),
+    ],
+)
+def test_a_choice_that_automatic_would_make_is_automatic(js, said, prompt, steps):
+    text = js(
+        """arg.steps.reduce((text, [key, weight]) =>
+             state.withWeight(state.readAnswer(arg.answer).words, state.parseState(text), key, weight), "")""",
+        {"answer": said(prompt), "steps": steps},
+    )
+    assert text == ""
 
 
-def test_a_very_long_prompt_is_cut_whole(js):
-    words = js("state.promptWords(arg)", "a red cube, " * 1000)
-    assert len(words) == 3000 and words[-1]["occurrence"] == 999
+def test_a_word_that_the_text_weighs_is_taken_out_by_an_entry(js, said):
+    told = said("a (red:1.2) cube")
+    text = js("state.withWeight(state.readAnswer(arg).words, state.parseState(''), 'red', null)", told)
+    assert {e["word"]: e["weight"] for e in json.loads(text)["focus"]} == {"red": 0, "cube": 1}
+    chips = js("state.mergeChips(state.readAnswer(arg).words, state.parseState(''))", told)
+    assert [(c["word"], c["weight"], c["written"]) for c in chips if c["focused"]] == [("red", 1.2, True), ("cube", 1, False)]
+
+
+def test_a_stale_word_can_be_removed_and_an_unknown_one_not_added(js, said):
+    stale = '{"v":1,"focus":[{"word":"dog"},{"word":"cube","weight":2}]}'
+    arg = {"answer": said("a cube"), "stale": stale}
+    text = js("state.withWeight(state.readAnswer(arg.answer).words, state.parseState(arg.stale), 'dog', null)", arg)
+    assert text == '{"v":1,"focus":[{"word":"cube","occurrence":0,"weight":2}]}'
+    assert js("state.withWeight(state.readAnswer(arg.answer).words, state.parseState(''), 'dog', 1)", arg) == ""
 
 
 def test_attention_payloads_are_checked(modules):

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.web.server_words import answer
+
 PROMPT = "a red cube next to a blue sphere"
 
 
@@ -16,6 +18,13 @@ class Node:
         self.page = page
         page.evaluate("([prompt, focus]) => { host.addNode({prompt, focus}) }", [prompt, focus])
         page.wait_for_selector(".gd-focus")
+        self.until_answered(prompt)
+
+    def until_answered(self, prompt: str) -> None:
+        """The server's words of a prompt are shown."""
+        if prompt.strip():
+            count = len(answer(None, {"text": prompt})["words"])
+            self.page.wait_for_function(f"document.querySelectorAll('.gd-chip:not(.gd-stale)').length === {min(count, 300)}")
         self.next_frame()
 
     def next_frame(self) -> None:
@@ -69,10 +78,13 @@ def test_subjects_are_marked_before_any_touch_and_nothing_is_written(node, page)
 def test_click_toggles_and_writes_one_undo_step(node, page):
     node.chip("red").click()
     assert node.weights == {"red": 1, "cube": 1, "sphere": 1}
+    page.wait_for_timeout(450)  # until it can no longer become a double click
     assert node.undo_steps == 1
     page.wait_for_timeout(600)  # a new click, not a double one
     node.chip("red").click()
-    assert node.weights == {"cube": 1, "sphere": 1}
+    assert node.value == ""  # what automatic would choose is automatic: nothing runs again
+    node.settle()
+    assert node.undo_steps == 2
     node.undo()
     assert focused_keys(page) == ["red", "cube", "sphere"]
     node.undo()
@@ -171,16 +183,130 @@ def test_a_wheel_turn_that_began_elsewhere_changes_nothing(node, page):
     assert node.value == ""
 
 
-def test_double_click_resets(node, page):
-    node.chip("cube").focus()
-    page.keyboard.press("PageUp")
+@pytest.mark.parametrize(("word", "key", "before"), [("cube", "PageUp", 1.5), ("red", "ArrowUp", 0.1), ("sphere", "2", 2)])
+def test_double_click_resets_as_one_undo_step(node, page, word, key, before):
+    node.chip(word).focus()
+    page.keyboard.press(key)
+    page.keyboard.press("Tab")  # a typed weight ends with it
+    assert node.weights[word] == before
+    steps = node.undo_steps
+    node.chip(word).dblclick()
+    node.settle()
+    assert node.value == ""
+    assert node.undo_steps == steps + 1
+    node.undo()
+    assert node.weights[word] == before
+
+
+def test_a_double_click_that_changes_nothing_is_no_undo_step(node, page):
     node.chip("cube").dblclick()
-    assert node.weights["cube"] == 1
+    node.settle()
+    assert node.value == "" and node.undo_steps == 0
+
+
+@pytest.mark.parametrize(("typed", "weight"), [("2", 2), ("0", 0), ("1.25", 1.25), (".5", 0.5), ("9", 3)])
+def test_digits_set_the_weight(node, page, typed, weight):
     node.chip("red").focus()
-    page.keyboard.press("ArrowUp")
-    assert node.weights["red"] == 0.1
-    node.chip("red").dblclick()
-    assert "red" not in node.weights
+    for sign in typed:
+        page.keyboard.press(sign)
+    assert node.weights["red"] == weight
+    node.page.wait_for_timeout(1100)
+    assert node.undo_steps == 1
+    page.keyboard.press("1")  # a new number
+    assert node.weights["red"] == 1
+
+
+LONG = "a cat, " + ", ".join(f"a red dog number {i}" for i in range(60))
+
+
+def test_the_wheel_scrolls_the_list_and_weighs_focused_chips_only(page):
+    node = Node(page, LONG, '{"v":1,"focus":[{"word":"cat","weight":1}]}')
+    node.settle()
+    scrolled = "document.querySelector('.gd-chips').scrollTop"
+    node.chip("red").hover()
+    page.mouse.wheel(0, 60)
+    node.settle()
+    assert page.evaluate(scrolled) == 60 and node.weights == {"cat": 1}
+    page.mouse.wheel(0, -60)
+    node.settle()
+    assert page.evaluate(scrolled) == 0
+    node.chip("cat").hover()
+    page.mouse.wheel(0, -60)
+    node.settle()
+    assert page.evaluate(scrolled) == 0 and node.weights == {"cat": 1.1}
+
+
+def test_a_wheel_over_a_word_without_focus_leaves_automatic_alone(node, page):
+    page.evaluate("window.heard = 0; window.addEventListener('wheel', event => heard += !event.defaultPrevented)")
+    for word in ("red", "next", "blue"):
+        node.chip(word).hover()
+        page.mouse.wheel(0, -100)
+        node.settle()
+    assert node.value == "" and page.evaluate("heard") == 3  # nothing to scroll: the canvas zooms
+
+
+def test_the_chip_area_grows_with_the_prompt(node, page):
+    height = "host.app.graph.nodes[0].widgets[1].options.getMinHeight()"
+    heights = []
+    for count in (1, 12, 24, 36):
+        page.locator(".prompt").fill("a red cube and a blue sphere " * count)
+        node.until_answered("a red cube and a blue sphere " * count)
+        heights.append(page.evaluate(height))
+    assert heights[0] < heights[1] < heights[2] <= heights[3] < heights[0] + 300
+
+
+def test_one_line_says_what_one_can_do(node, page):
+    assert page.locator(".gd-hint").is_visible()
+    assert all(word in page.locator(".gd-hint").text_content() for word in ("Click", "wheel", "0 to 3", "Double-click"))
+
+
+def test_the_panel_does_not_take_the_widget_and_no_row_is_left(node, page):
+    assert page.evaluate("host.app.graph.nodes[0].widgets[1].options.hideInPanel") is True
+
+
+def test_weights_in_the_text_are_shown_and_can_be_overruled(page):
+    node = Node(page, "a (red:1.3) cube and a (((blue))) sphere")
+    assert focused_keys(page) == ["red", "cube", "blue", "sphere"]
+    assert node.chip("red").locator(".gd-weight").text_content() == "1.3" and node.value == ""
+    assert node.chip("red").get_attribute("title") == "weight from the prompt's own text"
+    node.chip("red").click()
+    assert node.weights["red"] == 0 and "blue" not in node.weights
+    assert "gd-zero" in node.chip("red").get_attribute("class")
+    page.locator(".prompt").fill("a (red:2) cube and a sphere")
+    node.settle()
+    assert node.chip("red").locator(".gd-weight").text_content() == "0"  # the chip's own choice stands above the text
+
+
+@pytest.mark.parametrize("foreign", ["embedding:toy", "BREAK", "[red:blue:0.5]"])
+def test_foreign_syntax_gets_its_sentence(page, foreign):
+    Node(page, f"a cube {foreign}")
+    notice = page.locator(".gd-notice-line")
+    assert notice.count() == 1 and notice.text_content().endswith(".")
+
+
+def test_words_that_the_connected_model_does_not_know_are_underlined(page):
+    page.evaluate(
+        """() => {
+            const loader = {id: 2, type: "GroundedDreamerLoadMVDream", inputs: [], widgets: [
+              {name: "model", value: "tiny (bundled)"}]};
+            const lora = {id: 3, type: "Lora", inputs: [{name: "model", type: "GD_MODEL", link: 1}], widgets: []};
+            const inputs = [{name: "model", type: "GD_MODEL", link: 2}, {name: "prompt", link: 3}];
+            const sampler = {id: 4, inputs, widgets: []};
+            const node = host.addNode({prompt: "a red giraffe and a spheer"});
+            node.outputs = [{type: "GD_PROMPT", links: [3]}];
+            for (const one of [loader, lora, sampler]) one.graph = host.app.graph;
+            host.app.graph.nodes.push(loader, lora, sampler);
+            host.app.graph.links = {1: {origin_id: 2, target_id: 3}, 2: {origin_id: 3, target_id: 4},
+                                    3: {origin_id: 5, target_id: 4}};
+            node.onConnectionsChange();
+        }"""
+    )
+    page.wait_for_selector('.gd-unknown[data-key="spheer"]')
+    assert page.eval_on_selector_all(".gd-unknown", "all => all.map(e => e.dataset.key)") == ["giraffe", "spheer"]
+    assert page.locator(".gd-notice").text_content() == "This model does not know “giraffe”, “spheer” (“sphere”?)."
+    page.evaluate("() => { host.app.graph.nodes[1].widgets[0].value = 'mvdream.pt' }")
+    page.locator(".gd-title").hover()
+    page.wait_for_function("!document.querySelector('.gd-unknown')")
 
 
 def test_keyboard_alone_does_everything(node, page):
@@ -246,6 +372,7 @@ def test_editing_the_prompt_keeps_weights_and_shows_stale_words(node, page):
     page.locator(".prompt").fill("a green pyramid and a red sphere, a sphere")
     page.wait_for_selector('.gd-stale[data-key="cube"]')
     assert node.weights == {"cube": 1.5, "sphere": 1}
+    assert page.locator(".gd-notice").text_content() == "Not in the prompt, and left out of the run: cube."
     assert page.locator(".gd-chip").last.get_attribute("data-key") == "cube"
     assert focused_keys(page) == ["sphere", "cube"]
     assert "gd-suggested" in node.chip("pyramid").get_attribute("class")
@@ -323,7 +450,7 @@ def test_a_prompt_of_ten_thousand_characters_does_not_freeze_the_page(node, page
 def test_the_servers_words_win(page):
     page.evaluate(
         """() => { host.server.answers["/grounded_dreamer/words"] = () => ({words: [
-            {word: "a", occurrence: 0, subject: false}, {word: "red", occurrence: 0, subject: true},
+            {word: "a", occurrence: 0, subject: false}, {word: "red", label: "RED", occurrence: 0, subject: true, focus: 1},
             {word: "cube", occurrence: 0}]}) }"""
     )
     Node(page, "a RED cube")
@@ -331,7 +458,16 @@ def test_the_servers_words_win(page):
     assert focused_keys(page) == ["red"]
     assert page.locator('[data-key="red"] .gd-word').text_content() == "RED"
     requests = page.evaluate("host.server.requests.filter(request => request.route.endsWith('/words'))")
-    assert requests == [{"route": "/grounded_dreamer/words", "body": {"prompt": "a RED cube"}}]
+    assert requests == [{"route": "/grounded_dreamer/words", "body": {"text": "a RED cube", "model": None}}]
+
+
+def test_without_a_server_the_last_answer_stays_and_it_is_asked_again(node, page):
+    page.evaluate("() => { host.server.kept = host.server.answers; host.server.answers = {} }")
+    page.locator(".prompt").fill("a green cone")
+    node.settle()
+    assert focused_keys(page) == ["cube", "sphere"]
+    page.evaluate("() => { host.server.answers = host.server.kept }")
+    page.wait_for_selector('.gd-focused[data-key="cone"]')
 
 
 def test_a_linked_focus_input_locks_the_chips(node, page):
@@ -350,6 +486,51 @@ def test_a_linked_prompt_shows_its_words_after_the_run(node, page):
     assert "another node" in page.locator(".gd-notice").text_content()
     page.evaluate("() => host.app.graph.nodes[0].onExecuted({gd_prompt: ['a green cone']})")
     page.wait_for_selector('.gd-focused[data-key="cone"]')
+
+
+LINKED = """upstream => {
+    const [node] = host.app.graph.nodes;
+    node.inputs[1].link = 7;
+    host.app.graph.links = {7: {origin_id: 9, origin_slot: 0, target_id: 5}, 8: {origin_id: 10, target_id: 9}};
+    const make = (id, extra) => host.app.graph.nodes.push({id, graph: host.app.graph, inputs: [], widgets: [], ...extra});
+    const text = value => ({name: "value", type: "customtext", value});
+    if (upstream === "primitive") make(9, {widgets: [text("a green cone")]});
+    if (upstream === "reroute") {
+      make(9, {type: "Reroute", inputs: [{name: "", link: 8}]});
+      make(10, {widgets: [text("a green cone")]});
+    }
+    if (upstream === "computed") {
+      make(9, {widgets: [text("instruction")], inputs: [{name: "seed", link: 8}]});
+      make(10, {});
+    }
+    if (upstream === "two texts") make(9, {widgets: [text("a green"), {...text("cone"), name: "other"}]});
+    if (upstream === "a list") make(9, {widgets: [{name: "style", type: "combo", value: "toy"}]});
+    node.onConnectionsChange();
+}"""
+
+
+@pytest.mark.parametrize("upstream", ["primitive", "reroute"])
+def test_a_linked_text_that_can_be_read_shows_its_words_before_the_first_run(node, page, upstream):
+    page.evaluate(LINKED, upstream)
+    page.wait_for_selector('.gd-focused[data-key="cone"]')
+    node.chip("green").click()
+    assert node.weights == {"green": 1, "cone": 1}  # own weights work on a linked prompt
+    page.evaluate("() => { host.app.graph.nodes.at(-1).widgets[0].value = 'a red torus' }")
+    page.wait_for_selector('.gd-chip[data-key="torus"]')  # and follow what stands upstream
+
+
+@pytest.mark.parametrize("upstream", ["computed", "two texts", "a list"])
+def test_a_linked_text_that_only_a_run_can_tell_is_awaited(node, page, upstream):
+    page.evaluate(LINKED, upstream)
+    page.wait_for_function("document.querySelectorAll('.gd-chip').length === 0")
+    assert "another node" in page.locator(".gd-notice").text_content()
+
+
+def test_a_text_upstream_that_is_not_the_prompt_is_not_taken_for_it(node, page):
+    page.evaluate(LINKED, "primitive")
+    page.wait_for_selector('.gd-focused[data-key="cone"]')
+    page.evaluate("() => host.app.graph.nodes[0].onExecuted({gd_prompt: ['a torus of stone']})")
+    page.wait_for_selector('.gd-focused[data-key="torus"]')
 
 
 def test_every_chip_says_what_it_is(node, page):
@@ -552,7 +733,41 @@ def test_the_strip_survives_a_reload(page):
     Node(page, PROMPT + "\n")
     page.wait_for_selector(".gd-view-image:not([hidden])")
     asked = page.evaluate("host.server.requests.find(request => request.route.endsWith('/attention')).body")
-    assert asked == {"node": "5", "prompt": PROMPT}
+    assert asked == {"workflow": "w1", "node": "5", "prompt": PROMPT}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"workflow": "w2"}, {"node": "6"}, {"workflow": None, "prompt": "a red cube next to a green cone"}]
+)
+def test_another_workflows_views_are_not_shown(node, page, changes):
+    node.send(**changes)
+    node.settle()
+    assert page.locator(".gd-view-image:not([hidden])").count() == 0
+    page.evaluate("() => { host.app.graph.id = 'w2' }")
+    if changes.get("workflow") == "w2":  # its own tab
+        node.send(**changes)
+        page.wait_for_selector(".gd-view-image:not([hidden])")
+
+
+def test_undo_to_an_earlier_prompt_brings_back_the_views_that_it_made(node, page):
+    node.send(state="done", run="first")
+    page.wait_for_selector(".gd-view-image:not([hidden])")
+    node.chip("red").click()
+    node.settle()
+    page.locator(".prompt").fill("a green cone")
+    node.until_answered("a green cone")
+    node.undo()
+    page.wait_for_selector(".gd-view-image:not([hidden])")
+
+
+@pytest.mark.parametrize(
+    ("state", "says"), [("failed", "The run failed."), ("interrupted", "Interrupted."), ("done", "Point at a word")]
+)
+def test_the_strip_says_how_the_run_ended(node, page, state, says):
+    node.send(state=state)
+    page.wait_for_selector(f'.gd-strip[data-state="{state}"]')
+    page.mouse.move(5, 5)
+    assert page.locator(".gd-caption").text_content().startswith(says)
 
 
 def test_other_peoples_events_are_ignored(node, page):
@@ -562,10 +777,7 @@ def test_other_peoples_events_are_ignored(node, page):
     page.evaluate(
         """() => {
             for (const junk of [null, {}, {node: 5}, {node: "5", v: 1, run: "r", words: 7}]) host.send(junk);
-            // The node of this id in another workflow, with other words.
-            const other = host.examplePayload({prompt: "x"});
-            for (const entry of other.words) entry.word += "ish";
-            host.send(other);
+            host.send(host.examplePayload({workflow: "w2"}));  // the node of this id in another workflow
         }"""
     )
     node.settle()
