@@ -1,4 +1,4 @@
-"""The border between ComfyUI and `gd_core`: gradients, ownership of tensors, error messages, progress and cancelling.
+"""The border between ComfyUI and `gd_core`: gradients, ownership of tensors, what is said on a node, progress and cancelling.
 
 ComfyUI executes nodes under `torch.inference_mode()`. Tensors made there cannot be saved for a backward pass, not even later
 and outside of it. So every node's `execute` runs under `at_the_border`, which leaves inference mode, clones what comes in and
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -24,12 +23,14 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
-from .. import gd_core
 from ..gd_core.views import ViewSet
 
 PREVIEW_SIZE = 512  # pixels, the longer side
 TEXT_INTERVAL = 0.5  # seconds between two texts of time left
 LISTEN_INTERVAL = 0.1  # seconds between two looks whether the user cancelled
+STALL = 3.0  # seconds without a step after which no time left is told: nobody knows how long this step takes
+SHOWN = {"shown": True}  # `extra` of a warning that the node shows in a way of its own
+PACK_LOG = logging.getLogger(__name__.removesuffix(".nodes.border"))  # above all loggers of the pack
 
 Result = TypeVar("Result")
 
@@ -39,37 +40,57 @@ def at_the_border(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
 
     @functools.wraps(execute)
     def guarded(cls, **inputs) -> io.NodeOutput:
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), Notes() as notes:
             try:
-                with warnings_on(cls):
-                    output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
+                output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
             except (ValueError, OSError) as error:
                 raise ValueError(plain_sentence(error)) from None
+            said = [notes.report] if notes.report else []
+            if (notes.lines or said) and cls.hidden is not None:
+                say("\n".join([*said, *notes.lines]), cls.hidden.unique_id)
             return io.NodeOutput(*map(released, output.args), ui=output.ui)
 
     return guarded
 
 
-@contextmanager
-def warnings_on(node: type[io.ComfyNode]) -> Iterator[None]:
-    """Show on the node, once it is done, what `gd_core` warned of on this thread meanwhile."""
-    said: list[str] = []
-    thread = threading.get_ident()
+class Notes(logging.Handler):
+    """What the pack decided by itself while a node ran: every warning it logged, to be shown on the node.
 
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.thread == thread and (message := record.getMessage()) not in said:
-                said.append(message)
+    Attributes:
+        lines: the warnings, each once, in order. report: what the node itself has to say at its end.
+    """
 
-    listener = Listener(logging.WARNING)
-    logger = logging.getLogger(gd_core.__name__)
-    logger.addHandler(listener)
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-    if said and node.hidden is not None and node.hidden.unique_id is not None:
-        PromptServer.instance.send_progress_text("\n".join(said), node.hidden.unique_id)
+    current: Notes | None = None  # ComfyUI runs one node at a time
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self.report = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line not in self.lines and not hasattr(record, "shown"):
+            self.lines.append(line)
+
+    def __enter__(self) -> Notes:
+        PACK_LOG.addHandler(self)
+        Notes.current = self
+        return self
+
+    def __exit__(self, *error) -> None:
+        PACK_LOG.removeHandler(self)
+        Notes.current = None
+
+
+def tell(node: type[io.ComfyNode], text: str) -> None:
+    """What the node has to say when it is done: a report, the settings in force. What was decided on the way follows."""
+    Notes.current.report = text
+
+
+def say(text: str, node_id: str | None) -> None:
+    """Show `text` on a node until it says something else."""
+    if node_id is not None:
+        PromptServer.instance.send_progress_text(text, node_id)
 
 
 def owned(value):
@@ -141,20 +162,24 @@ def while_listening(work: Callable[[], Result]) -> Result:
 
 
 class NodeProgress:
-    """A `gd_core.views.Progress` that shows itself on the node: bar, preview and time left. Raises when the user cancels."""
+    """A `gd_core.views.Progress` that shows itself on the node from the start: bar, preview and time left. Raises when the user
+    cancels."""
 
-    def __init__(self, node: type[io.ComfyNode], doing: str, *, done: int = 0, of: int | None = None):
-        """
-        Args:
-            doing: what the text says, for example "sampling views".
-            done, of: steps before and altogether, when this is one of several loops of a node.
-        """
+    def __init__(self, node: type[io.ComfyNode], doing: str):
+        """`doing`: what the text says, for example "sampling views"."""
         self.node_id = node.hidden.unique_id
-        self.doing, self.done, self.of = doing, done, of
+        self.doing = doing
+        self.done, self.of = 0, None
         self.bar: comfy.utils.ProgressBar | None = None
-        self.started = time.monotonic()
+        self.started = self.stepped = time.monotonic()
         self.first_step: int | None = None
+        self.last_step: int | None = None
         self.text_due = 0.0
+        say(f"{doing}: preparing", self.node_id)
+
+    def begin(self, done: int, of: int) -> None:
+        """One of several loops of a node begins, after `done` steps of `of` altogether."""
+        self.done, self.of = done, of
 
     def __call__(self, step: int, total: int, preview: Tensor | None) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -169,22 +194,24 @@ class NodeProgress:
         if step == 0:
             if now >= self.text_due:
                 self.text_due = now + TEXT_INTERVAL
-                PromptServer.instance.send_progress_text(f"{self.doing}: preparing", self.node_id)
+                say(f"{self.doing}: preparing", self.node_id)
             return
         if self.first_step is None:  # a resumed run starts in the middle
             self.first_step, self.started = step, now
+        if step != self.last_step:
+            self.last_step, self.stepped = step, now
         if step < total and now < self.text_due:
             return
         self.text_due = now + TEXT_INTERVAL
-        text = f"{self.doing}: {step} of {total}"
-        if self.first_step < step < total:
-            text += f", {duration((now - self.started) / (step - self.first_step) * (total - step))} left"
-        PromptServer.instance.send_progress_text(text, self.node_id)
+        left = self._seconds_left(step, total, now)
+        say(f"{self.doing}: {step} of {total}" + (f", {duration(left)} left" if left else ""), self.node_id)
 
-
-def tell(node: type[io.ComfyNode], text: str) -> None:
-    """Leave a line on the node: what it decided, or the settings in force."""
-    PromptServer.instance.send_progress_text(text, node.hidden.unique_id)
+    def _seconds_left(self, step: int, total: int, now: float) -> float | None:
+        """By the pace of the steps so far; while one step stands still the clock runs down, and soon nothing is said."""
+        if not self.first_step < step < total or now - self.stepped > STALL:
+            return None
+        pace = (self.stepped - self.started) / (step - self.first_step)
+        return max(0.0, pace * (total - step) - (now - self.stepped)) or None
 
 
 def duration(seconds: float) -> str:

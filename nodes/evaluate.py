@@ -8,12 +8,11 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io
-from server import PromptServer
 
 from ..gd_core import metrics
 from ..gd_core.nerf import RadianceField
 from ..gd_core.views import ViewSet
-from .border import at_the_border
+from .border import at_the_border, tell
 from .types import CATEGORY, GDField, GDScores, GDViews
 
 NO_CLIP = "none"
@@ -89,7 +88,7 @@ class Evaluate(io.ComfyNode):
         if len(views) > 1:
             summary["image_diversity"] = metrics.image_diversity(torch.stack([one.images for one in views]))
         report = as_text(summary)
-        PromptServer.instance.send_progress_text(report, cls.hidden.unique_id)
+        tell(cls, report)
         return io.NodeOutput(report, summary, ui={"text": [report]})
 
 
@@ -119,7 +118,7 @@ class Compare(io.ComfyNode):
             for label, old, new, change, verdict in metrics.compare(before, after)
         ]
         report = "\n".join(lines) or "the two evaluations have no number in common"
-        PromptServer.instance.send_progress_text(report, cls.hidden.unique_id)
+        tell(cls, report)
         return io.NodeOutput(report, ui={"text": [report]})
 
 

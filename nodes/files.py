@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import folder_paths
@@ -9,6 +10,7 @@ import folder_paths
 from ..gd_core.files import fingerprint, refuse_long_name, refuse_unwritable_folder
 
 ROOM_FOR_NUMBER = "_00001_.field.safetensors"  # the longest that is put behind a prefix
+log = logging.getLogger(__name__)
 
 
 def refuse_prefix(filename_prefix: str) -> str | None:
@@ -39,8 +41,21 @@ def new_output(filename_prefix: str, suffix: str) -> tuple[Path, dict[str, str]]
     return Path(folder) / filename, {"filename": filename, "subfolder": subfolder, "type": "output"}
 
 
-def checkpoint_path(kind: str, *inputs) -> Path:
-    """Where a run with exactly these inputs keeps its checkpoint, so that after an interrupt the same run goes on from it."""
+def checkpoint_path(kind: str, *inputs) -> Path | None:
+    """Where a run with exactly these inputs keeps its checkpoint, so that after an interrupt the same run goes on from it.
+
+    None where there is no room for checkpoints: the run is worth more than the chance to go on with it.
+    """
     folder = Path(folder_paths.get_temp_directory()) / "grounded_dreamer"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no checkpoint can be kept in %s (%s): an interrupted run starts over", folder, error.strerror)
+        return None
     return folder / f"{kind}-{fingerprint(*inputs)[:24]}.safetensors"
+
+
+def forget(checkpoint: Path | None) -> None:
+    """A finished run needs its checkpoint no longer."""
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,16 @@ from comfy.cli_args import args
 from comfy_api.latest import Types, io
 
 from ..gd_core import mesh as meshes
-from ..gd_core.mesh import MeshConfig
 from ..gd_core.nerf import RadianceField
 from ..gd_core.recipe import chosen
-from .border import NodeProgress, at_the_border, interruptible, while_listening
+from ..gd_core.settings.mesh import MAX_UNWRAP_FACES
+from .border import NodeProgress, at_the_border, interruptible, tell, while_listening
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
 
+log = logging.getLogger(__name__)
+
+MAX_FACES = 1_000_000
 OTHER_FORMATS = ["none", "obj", "ply", "stl"]
 
 
@@ -51,7 +55,7 @@ class ExportMesh(io.ComfyNode):
                     "target_faces",
                     default=-1,
                     min=-1,
-                    max=1_000_000,
+                    max=MAX_FACES,
                     tooltip="Simplify to about this many triangles; 0 keeps all, -1 takes what the field's model was made for.",
                 ),
                 io.Combo.Input(
@@ -95,15 +99,8 @@ class ExportMesh(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix=None, resolution=None, target_faces=None, colour=None) -> bool | str:
-        if filename_prefix is not None and (reason := refuse_prefix(filename_prefix)):
-            return reason
-        try:
-            changes = mesh_changes(resolution or 0, -1 if target_faces is None else target_faces, colour, 0)
-            chosen(MeshConfig(), changes, "the mesh")
-        except ValueError as error:
-            return str(error)
-        return True
+    def validate_inputs(cls, filename_prefix=None) -> bool | str:  # core blames every argument: only the one that is looked at
+        return (filename_prefix is not None and refuse_prefix(filename_prefix)) or True
 
     @classmethod
     @at_the_border
@@ -129,6 +126,7 @@ class ExportMesh(io.ComfyNode):
             files |= while_listening(partial(meshes.encode_mesh, mesh, name, extras, print_size))
         meshes.write_together(files, overwrite=False)
         report = describe(mesh.report)
+        tell(cls, report)
         return io.NodeOutput(
             Types.MESH(**mesh.gltf_tensors()),
             Types.File3D(str(path), "glb"),
@@ -137,11 +135,27 @@ class ExportMesh(io.ComfyNode):
         )
 
 
-def mesh_changes(resolution: int, target_faces: int, colour: str | None, texture_size: int) -> dict:
-    """What the node changes of the field's recipe."""
-    asked = {"resolution": resolution or None, "color": colour, "texture_size": texture_size or None}
-    asked["target_faces"] = None if target_faces < 0 else target_faces
-    return {name: value for name, value in asked.items() if value is not None}
+def mesh_changes(resolution: int, target_faces: int, colour: str, texture_size: int) -> dict:
+    """What the node changes of the field's recipe; numbers that cannot be are the nearest that can: the field is there by now.
+
+    `target_faces` below 0, and 0 elsewhere, leave the recipe's.
+    """
+    most = MAX_UNWRAP_FACES if colour == "texture" else MAX_FACES
+    asked = {"color": colour}
+    if resolution:
+        asked["resolution"] = nearest("resolution", resolution, 16, 512, 4)
+    if texture_size:
+        asked["texture_size"] = nearest("texture_size", texture_size, 64, 8192, 1)
+    if target_faces >= 0:
+        asked["target_faces"] = nearest("target_faces", target_faces, 100, most, 1) if target_faces else 0
+    return asked
+
+
+def nearest(name: str, value: int, low: int, high: int, step: int) -> int:
+    possible = min(high, max(low, round(value / step) * step))
+    if possible != value:
+        log.warning("%s %d cannot be: it was taken as %d, the nearest from %d to %d that can", name, value, possible, low, high)
+    return possible
 
 
 def workflow_metadata(hidden) -> dict[str, str]:

@@ -176,28 +176,26 @@ class LoadMVDream(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model=None, download=None) -> bool | str:
-        if model is None or download is None:
-            return True
+    def validate_inputs(cls, model=None) -> bool | str:  # core blames every argument: only the one that is looked at
         try:
-            source = find_model(model)
+            if model is not None:
+                find_model(model)
         except ValueError as error:
             return str(error)
-        if source in HUB_MODELS and not download and downloaded(source) is None:
-            return (
-                f"'{model}' is not on this machine: turn on 'download' to fetch {HUB_MODELS[source]}, or choose another model"
-            )
         return True
 
     @classmethod
     @at_the_border
     def execute(cls, model: str, download: bool, precision: str) -> io.NodeOutput:
-        valid = cls.validate_inputs(model, download)
-        if valid is not True:
-            raise ValueError(valid)
         source = find_model(model)
         if source in HUB_MODELS:
-            source = downloaded(source) or fetch(source, NodeProgress(cls, f"downloading {model}"))
+            here = downloaded(source)
+            if here is None and not download:
+                raise ValueError(
+                    f"'{model}' is not on this machine: turn on 'download' to fetch {HUB_MODELS[source]}, or choose another "
+                    "model"
+                )
+            source = here or fetch(source, NodeProgress(cls, f"downloading {model}"))
         device = comfy.model_management.unet_offload_device()
         return io.NodeOutput(ManagedModel(diffusion.load_mvdream(source, device=device, dtype=chosen_dtype(precision))))
 

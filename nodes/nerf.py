@@ -10,8 +10,8 @@ from comfy_api.latest import io
 from ..gd_core import distillation
 from ..gd_core.nerf import RadianceField, fit_views
 from ..gd_core.views import ViewSet
-from .border import NodeProgress, at_the_border, tell
-from .files import checkpoint_path
+from .border import NodeProgress, at_the_border, interruptible, tell
+from .files import checkpoint_path, forget
 from .models import ManagedModel, refining_memory
 from .types import CATEGORY, GDField, GDModel, GDViews
 
@@ -53,11 +53,12 @@ class FitNeRF(io.ComfyNode):
     @classmethod
     @at_the_border
     def execute(cls, views: ViewSet, steps: int, seed: int) -> io.NodeOutput:
+        progress = NodeProgress(cls, "fitting the field")
         config = replace(views.recipe.fit, steps=steps or views.recipe.fit.steps, seed=seed)
         checkpoint = checkpoint_path("fit", views, config)
-        progress, device = NodeProgress(cls, "fitting the field"), comfy.model_management.get_torch_device()
+        device = comfy.model_management.get_torch_device()
         field = fit_views(views, config, progress, resume=checkpoint, device=device)
-        checkpoint.unlink(missing_ok=True)
+        forget(checkpoint)
         tell(cls, f"{config.steps} steps")
         return io.NodeOutput(field)
 
@@ -128,6 +129,7 @@ class RefineSDS(io.ComfyNode):
         reference_weight: float,
         seed: int,
     ) -> io.NodeOutput:
+        progress = NodeProgress(cls, "refining")
         mvdream = model.on_device(working_memory=refining_memory(model))
         made_for = mvdream.recipe.refine
         config = replace(
@@ -138,8 +140,9 @@ class RefineSDS(io.ComfyNode):
             seed=seed,
         )
         checkpoint = checkpoint_path("refine", field, views, mvdream.config, config)
-        refined = distillation.refine(field, views, mvdream, config, NodeProgress(cls, "refining"), resume=checkpoint)
-        checkpoint.unlink(missing_ok=True)
+        with interruptible(model.patcher.model):  # a step on the CPU takes too long to wait for
+            refined = distillation.refine(field, views, mvdream, config, progress, resume=checkpoint)
+        forget(checkpoint)
         comfy.model_management.soft_empty_cache()
         weights = f"guidance {config.guidance_scale:g}, reference weight {config.reference_weight:g}"
         tell(cls, f"{config.steps} steps, {weights}; kept step {refined.provenance['refine']['best_step']}")

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..gd_core.attention import Focus, ReadPrompt, read_prompt
 from ..gd_core.attention.syntax import unresolved_choice
 from ..gd_core.attention.vocabulary import refuse_unknown_words
-from .border import at_the_border
+from .border import SHOWN, at_the_border
 from .models import connected_model, vocabulary_of
 from .types import CATEGORY, FocusedPrompt, GDPrompt
 
@@ -62,12 +62,10 @@ class FocusPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt=None, focus=None) -> bool | str:
+    def validate_inputs(cls, prompt=None) -> bool | str:  # core blames every argument: only the one that is looked at
         try:
             if prompt is not None:
                 read_text(prompt, "prompt")
-            if focus is not None:
-                read_focus(focus)
         except ValueError as error:
             return str(error)
         return True
@@ -86,7 +84,7 @@ class FocusPrompt(io.ComfyNode):
             refuse_unknown_words(vocabulary, written.text, model)
             refuse_unknown_words(vocabulary, negative.text, model, "negative prompt")
         for note in notes:
-            log.warning("Focus Prompt: %s", note)
+            log.warning("Focus Prompt: %s", note, extra=SHOWN)  # the chips say so on the node
         focused = FocusedPrompt(written.text, negative.text, chosen, cls.hidden.unique_id)
         return io.NodeOutput(focused, focused.text, ui={"gd_prompt": [prompt], "gd_notes": notes})
 

@@ -149,16 +149,6 @@ class ViewsFromImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, azimuths=None, elevations=None, fovs=None, ortho_widths=None) -> bool | str:
-        lists = {"azimuths": azimuths, "elevations": elevations, "fovs": fovs, "ortho_widths": ortho_widths}
-        try:
-            for name, text in lists.items():
-                parse_numbers(text or "", name)
-        except ValueError as error:
-            return str(error)
-        return True
-
-    @classmethod
     @at_the_border
     def execute(
         cls,

@@ -279,9 +279,14 @@ class Refinement:
             raise
 
     def save(self) -> None:
+        """Write the state; where that cannot be, a warning: the refinement is worth more than its checkpoint."""
         self.state.now = Snapshot.of(self.field, self.optimizer)
         self.state.generator = self.generator.get_state()
-        save_state(self.checkpoint, self.state, self.inputs)
+        try:
+            save_state(self.checkpoint, self.state, self.inputs)
+        except OSError as error:
+            where = self.checkpoint
+            logger.warning("no checkpoint can be written to %s (%s): an interrupted refinement starts over", where, error)
         self.saved = time.monotonic()
 
     def finish(self) -> RadianceField:

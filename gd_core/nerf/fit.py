@@ -243,7 +243,7 @@ class SparseViewFit:
         return {"config": asdict(self.config), "steps": self.steps_done, "seconds": self.elapsed, "held_back_error": error}
 
     def save(self, path: Path) -> None:
-        """Write all that the next step depends on."""
+        """Write all that the next step depends on; where that cannot be, a warning: the fit is worth more than that."""
         counters = {
             "steps_done": self.steps_done,
             "elapsed": self.elapsed,
@@ -252,7 +252,10 @@ class SparseViewFit:
             "checks_without_progress": self.checks_without_progress,
             "resolution": self.field.config.encoding.resolution,
         }
-        write_checkpoint(path, self.inputs, counters, self.field, self.optimizer, self.generator)
+        try:
+            write_checkpoint(path, self.inputs, counters, self.field, self.optimizer, self.generator)
+        except OSError as error:
+            logger.warning("no checkpoint can be written to %s (%s): an interrupted fit starts over", path, error)
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote."""

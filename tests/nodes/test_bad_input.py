@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -24,22 +26,30 @@ import torch
         ('"' + "x" * 50_000 + '"', "50002 characters"),
     ],
 )
-def test_a_wrong_focus_is_refused_before_anything_runs(nodes, run, focus, complaint):
-    message = nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus)
-    assert complaint in message and len(message) < 400 and "\n" not in message
-    with pytest.raises(ValueError, match="focus"):  # a linked focus is only known when the node runs
+def test_a_wrong_focus_is_refused(run, focus, complaint):
+    with pytest.raises(ValueError, match="focus") as caught:
         run("FocusPrompt", prompt="a red cube", focus=focus)
+    message = str(caught.value)
+    assert complaint in message and len(message) < 400 and "\n" not in message
 
 
-def test_a_right_focus_passes(nodes):
+def test_one_bad_value_is_one_error(nodes):
+    """Core blames every argument of `validate_inputs` for what it says."""
+    for name, node in nodes.items():
+        check = getattr(node, "validate_inputs", None)
+        assert check is None or len(inspect.signature(check).parameters) == 1, name
+
+
+def test_a_right_focus_passes(nodes, run):
     focus = '{"v": 1, "focus": [{"word": "Cube", "weight": 0}]}'
-    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus) is True
-    assert nodes["FocusPrompt"].validate_inputs(prompt=None, focus=focus) is True  # the prompt is linked
+    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube") is True
+    assert nodes["FocusPrompt"].validate_inputs(prompt=None) is True  # the prompt is linked
+    assert run("FocusPrompt", prompt="a red cube", focus=focus).args[0].focus.words[0].weight == 0
 
 
 @pytest.mark.parametrize("prompt", ["", " \n", "cube " * 2000])
 def test_prompts_that_no_model_reads(nodes, prompt):
-    message = nodes["FocusPrompt"].validate_inputs(prompt=prompt, focus="")
+    message = nodes["FocusPrompt"].validate_inputs(prompt=prompt)
     assert isinstance(message, str) and len(message) < 200
 
 
@@ -53,7 +63,6 @@ STALE = [
 
 @pytest.mark.parametrize(("focus", "kept", "told"), STALE)
 def test_stale_focus_words_are_named_and_the_run_goes_on(nodes, run, caplog, focus, kept, told):
-    assert nodes["FocusPrompt"].validate_inputs(prompt="a red cube", focus=focus) is True
     out = run("FocusPrompt", prompt="a red cube", focus=focus)
     chosen = out.args[0].focus
     assert (chosen and [word.key for word in chosen.words]) == kept
@@ -107,7 +116,7 @@ def test_foreign_syntax_gets_one_sentence(run, text, clean, told):
 
 
 def test_a_prompt_that_is_syntax_alone_is_refused(nodes):
-    assert "'embedding:x' is left out" in nodes["FocusPrompt"].validate_inputs(prompt="embedding:x", focus="")
+    assert "'embedding:x' is left out" in nodes["FocusPrompt"].validate_inputs(prompt="embedding:x")
 
 
 def a_graph(model="tiny (bundled)"):
@@ -151,11 +160,23 @@ def test_prefixes_that_lead_out_of_the_output_folder(nodes, base, prefix):
     assert sorted(base.parent.rglob("*")) == before
 
 
-def test_a_mesh_that_cannot_be_unwrapped_is_refused_before_anything_runs(nodes):
-    check = nodes["ExportMesh"].validate_inputs
-    assert "too many to unwrap" in check(filename_prefix="3d/x", target_faces=500_000, colour="texture")
-    assert "at least 100" in check(filename_prefix="3d/x", target_faces=50, colour="vertex")
-    assert check(filename_prefix="3d/x", target_faces=500_000, colour="vertex") is True
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ((0, -1, "texture", 0), {}),
+        ((128, 0, "texture", 1024), {"resolution": 128, "target_faces": 0, "texture_size": 1024}),
+        ((10, 500_000, "texture", 0), {"resolution": 16, "target_faces": 400_000}),
+        ((130, 500_000, "vertex", 0), {"resolution": 128, "target_faces": 500_000}),
+        ((600, 50, "vertex", 30), {"resolution": 512, "target_faces": 100, "texture_size": 64}),
+    ],
+)
+def test_a_mesh_that_cannot_be_is_the_nearest_that_can(pack, caplog, asked, made):
+    """By then the field is there: no number is worth losing minutes."""
+    mesh = sys.modules[f"{pack.__name__}.nodes.mesh"]
+    assert mesh.mesh_changes(*asked) == {"color": asked[2]} | made
+    for name, value in made.items():
+        given = dict(zip(("resolution", "target_faces", "_", "texture_size"), asked, strict=True))[name]
+        assert (f"{name} {given} cannot be" in caplog.text) == (given != value)
 
 
 def test_a_prefix_that_arrives_over_a_link_is_refused_too(run):
@@ -191,9 +212,8 @@ def test_blank_images_have_nothing_to_fit(run):
 
 def test_models_that_are_not_there(nodes, run, base):
     load = nodes["LoadMVDream"]
-    assert "no model '../../secret.pt'" in load.validate_inputs(model="../../secret.pt", download=False)
+    assert "no model '../../secret.pt'" in load.validate_inputs(model="../../secret.pt")
     hub = next(name for name in load.define_schema().inputs[0].options if "@" in name)
-    assert "turn on 'download'" in load.validate_inputs(model=hub, download=False)
     with pytest.raises(ValueError, match="turn on 'download'"):
         run("LoadMVDream", model=hub)
 
