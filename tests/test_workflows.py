@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,14 +13,17 @@ from PIL import Image
 from tests.nodes.conftest import base, nodes, pack  # noqa: F401  fixtures
 from tools import workflows
 
+ROOT = Path(__file__).parents[1]
+
 NAMES = (
-    "batch_of_seeds",
-    "full_quality_mvdream",
-    "quick_start_tiny",
-    "refocusing_off_against_on",
-    "turntable_video",
-    "views_from_images_to_mesh",
+    "1_quick_start_tiny",
+    "2_full_quality_mvdream",
+    "3_views_from_images_to_mesh",
+    "4_refocusing_off_against_on",
+    "5_batch_of_seeds",
+    "6_turntable_video",
 )
+TITLE = 30  # pixels above a node's `pos`
 CORE_OUTPUTS = {"CreateVideo": ["VIDEO"], "PreviewImage": ["IMAGE"], "SaveVideo": ["VIDEO"], "PreviewAny": ["STRING"]}
 
 
@@ -78,10 +83,66 @@ def test_nodes_do_not_lie_on_each_other(graph):
             assert x + width <= u or u + w <= x or y + height <= v - 20 or v + h <= y - 20, (first, second)
 
 
+def link_course(start: tuple, end: tuple, points: int = 40) -> list[tuple]:
+    """The curve that LiteGraph draws from an output to an input: its control points lie a quarter of the distance outwards."""
+    reach = 0.25 * math.dist(start, end)
+    x = start[0], start[0] + reach, end[0] - reach, end[0]
+    y = start[1], start[1], end[1], end[1]
+    course = []
+    for i in range(points + 1):
+        t = i / points
+        weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+        course.append(tuple(sum(w * v for w, v in zip(weights, axis, strict=True)) for axis in (x, y)))
+    return course
+
+
+def slot_height(node: dict, slots: str, index: int) -> float:
+    """Where a slot lies; inputs with a widget are drawn with it and count for none above."""
+    above = sum("widget" not in slot for slot in node[slots][:index])
+    return node["pos"][1] + 20 * (above + 0.7)
+
+
+def test_links_do_not_run_behind_nodes(graph):
+    by_id = {node["id"]: node for node in graph["nodes"]}
+    for link, source, output, target, slot, _ in graph["links"]:
+        start = by_id[source]["pos"][0] + by_id[source]["size"][0], slot_height(by_id[source], "outputs", output)
+        end = by_id[target]["pos"][0], slot_height(by_id[target], "inputs", slot)
+        for x, y in link_course(start, end):
+            for node in graph["nodes"]:
+                left, top = node["pos"][0] + 2, node["pos"][1] - TITLE
+                right, bottom = left + node["size"][0] - 4, node["pos"][1] + node["size"][1]
+                assert not (left < x < right and top < y < bottom), (link, node["id"])
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_each_has_a_thumbnail(name):
+def test_each_has_a_square_thumbnail(name):
     with Image.open(workflows.FOLDER / f"{name}.jpg") as picture:
-        assert picture.format == "JPEG" and min(picture.size) >= 200 and max(picture.size) <= 1024
+        assert picture.format == "JPEG" and picture.width == picture.height and 200 <= picture.width <= 1024
+
+
+def test_the_templates_stand_under_the_name_that_the_readme_gives():
+    for language in ("en", "zh"):
+        texts = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
+        assert texts["templateWorkflows"]["category"]["grounded-dreamer"] == "Grounded Dreamer"
+    assert "Templates > Grounded Dreamer > 1_quick_start_tiny" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_workflow_has_an_id_of_its_own():
+    """The page keys a node's views by it."""
+    ids = [workflows.load(name)["id"] for name in NAMES]
+    assert len(set(ids)) == len(NAMES)
+
+
+def test_views_are_shown_once_and_a_preview_leaves_no_second_file(graph):
+    types = [node["type"] for node in graph["nodes"]]
+    assert "Preview3D" not in types
+    shown = {link[3] for link in graph["links"] if link[5] == "IMAGE"}
+    from_sampler = {
+        link[3]
+        for link in graph["links"]
+        if link[3] in shown and next(n for n in graph["nodes"] if n["id"] == link[1])["type"] == "GroundedDreamerSampleViews"
+    }
+    assert not [n for n in graph["nodes"] if n["id"] in from_sampler and n["type"] == "PreviewImage"]  # the strip shows them
 
 
 def test_the_tiny_model_knows_the_words_of_its_graphs():
@@ -90,13 +151,13 @@ def test_the_tiny_model_knows_the_words_of_its_graphs():
     model = load_mvdream("tiny", device="cpu")
     for name in NAMES:
         for entry in workflows.to_api(workflows.load(name)).values():
-            if entry["class_type"] == "GroundedDreamerFocusPrompt" and name != "full_quality_mvdream":
+            if entry["class_type"] == "GroundedDreamerFocusPrompt" and name != "2_full_quality_mvdream":
                 model.encode_prompt(entry["inputs"]["prompt"])
 
 
 def test_the_six_main_nodes_wired_in_order_are_the_quick_start(nodes):  # noqa: F811
     """Sensible defaults: the quick start changes none of them but the seed of its views."""
-    for entry in workflows.to_api(workflows.load("quick_start_tiny")).values():
+    for entry in workflows.to_api(workflows.load("1_quick_start_tiny")).values():
         if entry["class_type"].startswith("GroundedDreamer"):
             for item in nodes[entry["class_type"].removeprefix("GroundedDreamer")].define_schema().inputs:
                 chosen = entry["class_type"] == "GroundedDreamerSampleViews" and item.id == "seed"

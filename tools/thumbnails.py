@@ -1,25 +1,29 @@
-"""Thumbnails of the example graphs, from a run of each on a ComfyUI server: `python -m tools.thumbnails URL BASE [NAME ...]`.
+"""Thumbnails of the example graphs, from a run of each on a ComfyUI server: `python -m tools.thumbnails [NAME ...]`.
 
-URL is the server's address, BASE its base directory, where its results are read from. Full quality needs MVDream's weights
-there; `--model` and `--prompt` run the graphs on another model instead.
+Starts a server from `COMFY_DIR` with `COMFY_PYTHON`; `--url` and `--base` take one that runs already, with its base directory.
+Full quality needs MVDream's weights there: without them the bundled model stands in for it, and the picture says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pyvista
 from PIL import Image, ImageDraw
 
-from tools import workflows
+from tools import comfyui, workflows
 
-SIZE = 512  # pixels, the longer side
-TILE = 160
+SIZE = 512  # pixels a side
+STRIP = SIZE // 4
+REAL_MODEL = "2_full_quality_mvdream"
+STAND_IN = {"GroundedDreamerLoadMVDream": {"model": "tiny (bundled)"}, "GroundedDreamerFocusPrompt": {"prompt": "a red cube"}}
 
 
 def run(url: str, prompt: dict) -> dict:
@@ -47,7 +51,7 @@ def pictures(outputs: dict, base: Path) -> tuple[list[Image.Image], Image.Image 
 
 
 def mesh_picture(path: Path) -> Image.Image:
-    plotter = pyvista.Plotter(off_screen=True, window_size=(2 * TILE, 2 * TILE))
+    plotter = pyvista.Plotter(off_screen=True, window_size=(SIZE, SIZE))
     plotter.import_gltf(str(path))
     plotter.set_background("white")
     for actor in plotter.actors.values():
@@ -72,64 +76,67 @@ def video_frames(outputs: dict, base: Path, count: int = 8) -> list[Image.Image]
 
 
 def compose(images: list[Image.Image], mesh: Image.Image | None) -> Image.Image:
-    """Square images in rows of four (of two beside a mesh), wide ones a row each, as many rows as make a square."""
-    columns = 2 if mesh is not None else min(4, len(images))
-    rows: list[list[Image.Image]] = []
-    for image in images:
-        if not rows or image.width > 2 * image.height or len(rows[-1]) == columns or rows[-1][0].width > 2 * rows[-1][0].height:
-            rows.append([])
-        rows[-1].append(image)
-    width = columns * TILE
-    sheet = Image.new("RGB", (width, width), "white")
-    top = 0
-    for row in rows:
-        tile = width if row[0].width > 2 * row[0].height or len(images) == 1 else TILE
-        height = round(tile * row[0].height / row[0].width)
-        if top + height > width:
-            break
-        for column, image in enumerate(row):
-            sheet.paste(image.resize((tile, height), Image.Resampling.LANCZOS), (column * tile, top))
-        top += height
-    sheet = sheet.crop((0, 0, width, top))
+    """A square: the mesh above its views, or the pictures in as many rows and columns as there are."""
+    card = Image.new("RGB", (SIZE, SIZE), "white")
     if mesh is not None:
-        wide = Image.new("RGB", (width + top, top), "white")
-        wide.paste(sheet)
-        wide.paste(mesh.resize((top, top), Image.Resampling.LANCZOS), (width, 0))
-        sheet = wide
-    scale = SIZE / sheet.width
-    return sheet.resize((SIZE, round(sheet.height * scale)), Image.Resampling.LANCZOS)
+        place(card, mesh, (STRIP // 2, 0, SIZE - STRIP, SIZE - STRIP))
+        for index, image in enumerate(images[:4]):
+            place(card, image, (index * STRIP, SIZE - STRIP, STRIP, STRIP))
+        return card
+    wide = images[0].width > 2 * images[0].height
+    columns = 1 if wide else int(np.ceil(np.sqrt(len(images))))
+    rows = int(np.ceil(len(images) / columns))
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        box = (column * SIZE // columns, row * SIZE // rows, SIZE // columns, SIZE // rows)
+        place(card, image, box)
+    return card
+
+
+def place(card: Image.Image, image: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Paste a picture into (left, top, width, height), as large as it fits, in the middle."""
+    left, top, width, height = box
+    scale = min(width / image.width, height / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    where = left + (width - size[0]) // 2, top + (height - size[1]) // 2
+    card.paste(image.resize(size, Image.Resampling.LANCZOS), where)
 
 
 def label(card: Image.Image, text: str) -> None:
     """Say on the picture what it is not: a graph's own model."""
-    ImageDraw.Draw(card).text((8, card.height - 18), text, fill="black")
+    ImageDraw.Draw(card).text((8, 8), text, fill="black")
+
+
+def prompt_of(name: str, changes: dict[str, dict]) -> dict:
+    """A graph in the API's format with other inputs by class type, its views previewed where only the page shows them."""
+    prompt = workflows.to_api(workflows.load(name))
+    for entry in prompt.values():
+        entry["inputs"] |= changes.get(entry["class_type"], {})
+    if not any(entry["class_type"] == "PreviewImage" for entry in prompt.values()):
+        sampler = next(i for i, entry in prompt.items() if entry["class_type"] == "GroundedDreamerSampleViews")
+        prompt["0"] = {"class_type": "PreviewImage", "inputs": {"images": [sampler, 1]}}
+    return prompt
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("url")
-    parser.add_argument("base", type=Path)
-    parser.add_argument("names", nargs="*", default=workflows.names())
-    parser.add_argument("--model", help="of Load MVDream's list, for all graphs")
-    parser.add_argument("--steps", type=int, help="at most so many for each fit and refinement, on a slow machine")
-    parser.add_argument("--prompt", help="for all graphs, when the model knows few words")
+    parser.add_argument("names", nargs="*", help="of example workflows; all of them without")
+    parser.add_argument("--url", help="a server that runs already")
+    parser.add_argument("--base", type=Path, help="that server's base directory")
     options = parser.parse_args()
-    for name in options.names:
-        prompt = workflows.to_api(workflows.load(name))
-        for entry in prompt.values():
-            if options.model and entry["class_type"] == "GroundedDreamerLoadMVDream":
-                entry["inputs"]["model"] = options.model
-            if options.steps and entry["class_type"] in ("GroundedDreamerFitNeRF", "GroundedDreamerRefineSDS"):
-                entry["inputs"]["steps"] = min(options.steps, entry["inputs"]["steps"] or options.steps)
-            if options.prompt and entry["class_type"] == "GroundedDreamerFocusPrompt":
-                entry["inputs"]["prompt"] = options.prompt
-        outputs = run(options.url, prompt)
-        images, mesh = pictures(outputs, options.base)
-        card = compose(images or video_frames(outputs, options.base), mesh)
-        if options.model:
-            label(card, f"drawn with: {options.model}")
-        card.save(workflows.FOLDER / f"{name}.jpg", quality=88)
-        print(name, flush=True)
+    with ExitStack() as stack:
+        base = options.base or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = options.url or stack.enter_context(comfyui.running(base))
+        for name in options.names or workflows.names():
+            stands_in = name == REAL_MODEL and not any((base / "models/mvdream").glob("*"))
+            outputs = run(url, prompt_of(name, STAND_IN if stands_in else {}))
+            images, mesh = pictures(outputs, base)
+            frames = video_frames(outputs, base, 9)
+            card = compose(frames or images, mesh)
+            if stands_in:
+                label(card, "drawn with the bundled tiny model")
+            card.save(workflows.FOLDER / f"{name}.jpg", quality=88)
+            print(name, flush=True)
 
 
 if __name__ == "__main__":

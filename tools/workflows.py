@@ -8,7 +8,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "example_workflows"
 NOTES = {"MarkdownNote", "Note"}  # live in the browser alone
-BROWSER_TYPES = {"PREVIEW_3D"}  # widgets with a slot that only the browser knows
+BROWSER_TYPES = {"PREVIEW_3D_ADVANCED": {}}  # widgets that only the browser fills, with what stands for nothing
 
 
 def to_api(graph: dict) -> dict[str, dict]:
@@ -23,8 +23,8 @@ def to_api(graph: dict) -> dict[str, dict]:
         for slot in node.get("inputs", []):  # a seed's control has a value but no slot: it is the browser's own
             if slot.get("link") is not None:
                 inputs[slot["name"]] = origins[slot["link"]]
-            elif "widget" in slot and slot["type"] not in BROWSER_TYPES:
-                inputs[slot["name"]] = values[slot["widget"]["name"]]
+            elif "widget" in slot:
+                inputs[slot["name"]] = BROWSER_TYPES.get(slot["type"], values[slot["widget"]["name"]])
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 
