@@ -25,6 +25,8 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 
+# With COMFY_DIR set to a ComfyUI tree the nodes and the page run in it, too (COMFY_PYTHON: its interpreter, when not in or beside
+# the tree); the last line of the run says whether they did.
 test: lint $(NPM_READY) $(CHROMIUM_READY)
 	$(BIN)/python -m pytest tests
 

@@ -1,8 +1,19 @@
 """Property tests draw the same examples in every run: a suite that fails must fail again."""
 
+import os
+
 from hypothesis import settings
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say whether the nodes ran in a real ComfyUI: a green suite without one has not tried them there."""
+    tree = os.environ.get("COMFY_DIR")
+    ran = f"the nodes ran in the ComfyUI of COMFY_DIR ({tree})"
+    none = "no real ComfyUI was tried: set COMFY_DIR to a tree of it to run the nodes in one"
+    terminalreporter.write_line(ran if tree else none)
+
 
 pytest_plugins = ["tests.small_clip"]

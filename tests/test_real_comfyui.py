@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from tests.web.conftest import FLAGS, chromium
 from tools import workflows
+from tools.comfyui import COMFY_DIR, COMFY_PYTHON, running
 
 ROOT = Path(__file__).parents[1]
-COMFY_DIR = os.environ.get("COMFY_DIR")
-COMFY_PYTHON = os.environ.get("COMFY_PYTHON", sys.executable)
 # Small enough that the whole of this file takes minutes on a laptop.
 SMALL = {
     "GroundedDreamerLoadMVDream": {"model": "tiny (bundled)"},
@@ -41,40 +38,14 @@ pytestmark = pytest.mark.skipif(not COMFY_DIR, reason="COMFY_DIR is not set: no 
 def server(tmp_path_factory):
     """URL and base directory of a server with nothing but this pack."""
     base = tmp_path_factory.mktemp("comfy")
-    for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
-        (base / folder).mkdir()
-    (base / "custom_nodes/grounded-dreamer").symlink_to(ROOT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--cpu", "--port", str(port), "--base-directory", str(base), "--disable-api-nodes", "--disable-auto-launch"]
-    options += ["--database-url", f"sqlite:///{base / 'user/comfyui.db'}"]
-    with open(base / "log", "w") as log:
-        process = subprocess.Popen([COMFY_PYTHON, "main.py", *options], cwd=COMFY_DIR, stdout=log, stderr=subprocess.STDOUT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        asyncio.run(until_ready(url, process, base / "log"))
+    with running(base) as url:
         yield url, base
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-async def until_ready(url: str, process: subprocess.Popen, log: Path) -> None:
-    async with aiohttp.ClientSession() as http:
-        while process.poll() is None:
-            try:
-                async with http.get(f"{url}/system_stats"):
-                    return
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.3)
-    raise RuntimeError(f"ComfyUI did not start:\n{log.read_text()[-3000:]}")
 
 
 def small(name: str, **more: dict) -> dict:
     """An example workflow with settings for tests; `more`: inputs by class type without our prefix."""
     prompt = workflows.to_api(workflows.load(name))
-    if name == "full_quality_mvdream":  # the tiny model stands in, and has words for other things
+    if name == "2_full_quality_mvdream":  # the tiny model stands in, and has words for other things
         more = {"FocusPrompt": {"prompt": "a red cube next to a blue sphere"}} | more
     more["SampleViews"] = {"seed": workflows.names().index(name)} | more.get("SampleViews", {})  # nothing in common to cache
     for entry in prompt.values():
@@ -105,13 +76,19 @@ async def _run(url: str, prompt: dict, interrupt_at: str | None, step: int) -> d
                 kind = int.from_bytes(message.data[:4], "big")
                 seen["previews"] += kind in (1, 4)
                 seen["texts"] += kind == 3
+                if kind == 3:
+                    node, text = node_text(message.data)
+                    said.setdefault(prompt[node]["class_type"], []).append(text)
+                    if asked is None and prompt[node]["class_type"] == text_at:
+                        async with http.post(f"{url}/interrupt"):
+                            asked = time.monotonic()
                 continue
             event = json.loads(message.data)
             kind, data = event["type"], event["data"]
             if kind == "execution_cached":
                 seen["cached"] = data["nodes"]
             running = kind == "progress" and prompt[data["node"]]["class_type"]
-            if running:
+            if running and data["value"]:  # 0 is the preparation
                 first_steps.setdefault(running, data["value"])
                 seen["left"] = data["max"] - data["value"]
             if interrupt_at and asked is None and running == interrupt_at and data["value"] >= step:
@@ -130,6 +107,12 @@ def expect_interrupted(stopped: dict, record_property) -> None:
     assert stopped["status"] == "interrupted" and stopped["left"] > 0
 
 
+def node_text(data: bytes) -> tuple[str, str]:
+    """Node id and text of a progress text message."""
+    size = int.from_bytes(data[4:8], "big")
+    return data[8 : 8 + size].decode(), data[8 + size :].decode()
+
+
 @pytest.mark.parametrize("name", workflows.names())
 def test_every_workflow_runs_and_the_second_time_from_cache(server, name):
     url, base = server
@@ -143,9 +126,9 @@ def test_every_workflow_runs_and_the_second_time_from_cache(server, name):
 @pytest.mark.parametrize("node", list(LONG))
 def test_an_interrupt_ends_the_node_midway_and_the_next_run_works(server, node, record_property):
     url, _ = server
-    stopped = run(url, small("quick_start_tiny", **{node.removeprefix("GroundedDreamer"): LONG[node] | {"seed": 5}}), node)
+    stopped = run(url, small("1_quick_start_tiny", **{node.removeprefix("GroundedDreamer"): LONG[node] | {"seed": 5}}), node)
     expect_interrupted(stopped, record_property)
-    assert run(url, small("quick_start_tiny"))["status"] == "success"
+    assert run(url, small("1_quick_start_tiny"))["status"] == "success"
 
 
 @pytest.mark.parametrize(
@@ -154,30 +137,28 @@ def test_an_interrupt_ends_the_node_midway_and_the_next_run_works(server, node, 
     [("ExportMesh", percent) for percent in (1, 31, 40, 51, 65, 80, 100)] + [("Turntable", 1)],
 )
 def test_an_interrupt_ends_the_node_midway_at_large_sizes(server, node, step, record_property):
-    name = {"ExportMesh": "quick_start_tiny", "Turntable": "turntable_video"}[node]
+    name = {"ExportMesh": "1_quick_start_tiny", "Turntable": "6_turntable_video"}[node]
     stopped = run(server[0], small(name, **{node: LARGE[node]}), f"GroundedDreamer{node}", step)
     expect_interrupted(stopped, record_property)
 
 
 @pytest.mark.parametrize(("node", "steps", "stop"), [("FitNeRF", 300, 200), ("RefineSDS", 24, 12)])
 def test_the_run_after_an_interrupt_goes_on_where_it_stopped(server, node, steps, stop):
-    prompt = small("quick_start_tiny", **{node: {"steps": steps, "seed": 7}})
+    prompt = small("1_quick_start_tiny", **{node: {"steps": steps, "seed": 7}})
     assert run(server[0], prompt, f"GroundedDreamer{node}", stop)["status"] == "interrupted"
     again = run(server[0], prompt)
     assert again["status"] == "success" and again["first_steps"][f"GroundedDreamer{node}"] >= stop
-    started_over = run(server[0], small("quick_start_tiny", **{node: {"steps": steps + 1, "seed": 7}}))
+    started_over = run(server[0], small("1_quick_start_tiny", **{node: {"steps": steps + 1, "seed": 7}}))
     assert started_over["first_steps"][f"GroundedDreamer{node}"] < stop
 
 
 @pytest.mark.parametrize(
     ("node", "inputs", "complaint"),
     [
-        ("ExportMesh", {"target_faces": 500_000}, "too many to unwrap"),
         ("ExportMesh", {"resolution": 1024}, "bigger than max"),
         ("ExportMesh", {"filename_prefix": "../../x"}, "leads out of the output folder"),
-        ("FocusPrompt", {"focus": "{"}, "not valid JSON"),
-        ("FocusPrompt", {"focus": '{"v":1,"focus":[{"word":"dog"}]}'}, "'dog' is not in the prompt"),
-        ("FocusPrompt", {"prompt": "cube " * 2000}, "10000 characters"),
+        ("FocusPrompt", {"prompt": "cube " * 2000}, "characters"),
+        ("FocusPrompt", {"prompt": " "}, "the prompt is empty"),
         ("LoadMVDream", {"model": "../../x.pt"}, "no model"),
         ("SampleViews", {"model": ["3", 0]}, "mismatch"),
     ],
@@ -185,24 +166,129 @@ def test_the_run_after_an_interrupt_goes_on_where_it_stopped(server, node, steps
 def test_bad_input_is_refused_before_anything_runs(server, node, inputs, complaint):
     url, base = server
     before = sorted(base.parent.glob("*"))
-    refused = run(url, small("quick_start_tiny", **{node: inputs}))
+    refused = run(url, small("1_quick_start_tiny", **{node: inputs}))
     assert refused["status"] == "refused"
     text = json.dumps(refused["refused"])
     assert complaint in text and "Traceback" not in text
+    assert sum(len(entry["errors"]) for entry in refused["refused"]["node_errors"].values()) == 1  # one bad value, one error
     assert sorted(base.parent.glob("*")) == before
 
 
 def test_an_unconnected_input_is_named(server):
-    prompt = small("quick_start_tiny")
+    prompt = small("1_quick_start_tiny")
     sampler = next(entry for entry in prompt.values() if entry["class_type"] == "GroundedDreamerSampleViews")
     del sampler["inputs"]["model"]
     refused = run(server[0], prompt)
     assert refused["status"] == "refused" and "Required input is missing" in json.dumps(refused["refused"])
 
 
-def test_a_word_that_the_tiny_model_does_not_know_is_named(server):
-    failed = run(server[0], small("quick_start_tiny", FocusPrompt={"prompt": "a red giraffe"}))
-    assert failed["status"] == "error" and "does not know the word 'giraffe'" in failed["error"]["exception_message"]
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("a red giraffe", "does not know the word 'giraffe' of the prompt. It is"),  # and nothing is like it
+        ("a red spheer", "Did you mean 'sphere'?"),
+        ("a purpel cube", "Did you mean 'purple'?"),
+    ],
+)
+def test_a_word_that_the_model_does_not_know_is_the_prompts_error(server, prompt, says):
+    failed = run(server[0], small("1_quick_start_tiny", FocusPrompt={"prompt": prompt}))
+    assert failed["status"] == "error" and says in failed["error"]["exception_message"]
+    assert failed["error"]["node_type"] == "GroundedDreamerFocusPrompt"
+
+
+def only_views(**more: dict) -> dict:
+    """Model, prompt, sampler and a preview: views alone."""
+    prompt = small("1_quick_start_tiny", **more)
+    kept = {"GroundedDreamerLoadMVDream", "GroundedDreamerFocusPrompt", "GroundedDreamerSampleViews"}
+    prompt = {i: entry for i, entry in prompt.items() if entry["class_type"] in kept}
+    sampler = next(i for i, entry in prompt.items() if entry["class_type"] == "GroundedDreamerSampleViews")
+    prompt["99"] = {"class_type": "PreviewImage", "inputs": {"images": [sampler, 1]}}
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "focus", "words"),
+    [
+        ("a (red:1.3) cube and a blue sphere", "", {"red": 1.3, "cube": 1, "sphere": 1}),  # core's Ctrl+Up
+        ("a red cube and a blue sphere", {"dog": 2, "red": 0.5}, {"red": 0.5}),  # a stale word is left out
+        ("a red cube and a blue sphere BREAK embedding:toy", "", {"cube": 1, "sphere": 1}),
+    ],
+)
+def test_prompts_as_people_write_them_run(server, prompt, focus, words):
+    if focus:
+        entries = [{"word": word, "occurrence": 0, "weight": weight} for word, weight in focus.items()]
+        focus = json.dumps({"v": 1, "focus": entries})
+    done = run(server[0], only_views(FocusPrompt={"prompt": prompt, "focus": focus}, SampleViews={"seed": 31}))
+    assert done["status"] == "success", done["error"]
+    asked = post(server[0], "words", {"text": prompt})
+    if not focus:
+        assert {w["word"]: w["focus"] for w in asked["words"] if w["focus"] is not None} == words
+
+
+def images_prompt(server, count: int, size: int, masks=None, **inputs) -> dict:
+    """Views from Images over a batch of core's own empty images, into a fit."""
+    prompt = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": size, "height": size, "batch_size": count, "color": 0xFFFFFF}},
+        "2": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": size, "height": size}},
+        "3": {"class_type": "GroundedDreamerViewsFromImages", "inputs": {"images": ["1", 0]} | inputs},
+        "4": {"class_type": "GroundedDreamerFitNeRF", "inputs": {"views": ["3", 0], "steps": 60, "seed": 0}},
+        "5": {"class_type": "GroundedDreamerSaveField", "inputs": {"field": ["4", 0], "filename_prefix": "fields/x"}},
+    }
+    if masks == "square":
+        half = {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": size // 2, "height": size // 2}}
+        empty = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": size, "height": size}}
+        whole = {"destination": ["7", 0], "source": ["6", 0], "x": size // 4, "y": size // 4, "operation": "add"}
+        prompt |= {"6": half, "7": empty, "8": {"class_type": "MaskComposite", "inputs": whole}}
+        prompt |= {"9": {"class_type": "RepeatImageBatch", "inputs": {"image": ["10", 0], "amount": count}}}
+        prompt |= {"10": {"class_type": "MaskToImage", "inputs": {"mask": ["8", 0]}}}
+        prompt |= {"11": {"class_type": "ImageToMask", "inputs": {"image": ["9", 0], "channel": "red"}}}
+        prompt["3"]["inputs"]["masks"] = ["11", 0]
+    if masks == "inverted":
+        prompt = images_prompt(server, count, size, "square", **inputs)
+        prompt["12"] = {"class_type": "InvertMask", "inputs": {"mask": ["11", 0]}}
+        prompt["3"]["inputs"]["masks"] = ["12", 0]
+    defaults = object_info(server, "GroundedDreamerViewsFromImages")["input"]
+    for group in ("required", "optional"):
+        for name, spec in defaults.get(group, {}).items():
+            if name not in prompt["3"]["inputs"] and len(spec) > 1 and "default" in spec[1]:
+                prompt["3"]["inputs"][name] = spec[1]["default"]
+    return prompt
+
+
+def object_info(url: str, node: str) -> dict:
+    async def ask():
+        async with aiohttp.ClientSession() as http, http.get(f"{url}/object_info/{node}") as response:
+            return (await response.json())[node]
+
+    return asyncio.run(ask())
+
+
+def test_inverted_masks_are_refused_with_the_node_that_helps(server):
+    failed = run(server[0], images_prompt(server[0], 4, 64, "inverted"))
+    assert failed["status"] == "error" and "Invert Mask" in failed["error"]["exception_message"]
+    assert run(server[0], images_prompt(server[0], 4, 64, "square"))["status"] == "success"
+
+
+def test_large_images_are_heard_from_and_cancelled_before_the_first_step(server):
+    prompt = images_prompt(server[0], 4, 1536, "square")
+    prompt["4"]["inputs"]["steps"] = 50_000
+    stopped = run(server[0], prompt, text_at="GroundedDreamerFitNeRF")
+    assert stopped["status"] == "interrupted" and stopped["idle_s"] <= IDLE_WITHIN
+
+
+def test_refining_is_cancelled_within_a_step(server):
+    prompt = small("1_quick_start_tiny", RefineSDS={"steps": 500, "seed": 9})
+    stopped = run(server[0], prompt, "GroundedDreamerRefineSDS", 2)
+    assert stopped["status"] == "interrupted" and stopped["idle_s"] <= IDLE_WITHIN
+
+
+def test_the_mesh_ends_on_its_report_and_one_subject_says_that_refocusing_rests(server):
+    done = run(server[0], small("1_quick_start_tiny", FocusPrompt={"prompt": "a red cube"}))
+    assert done["status"] == "success"
+    said = done["said"]
+    assert "triangles" in said["GroundedDreamerExportMesh"][-1]
+    assert "refocusing rests" in said["GroundedDreamerSampleViews"][-1]
+    assert all(lines for lines in said.values())
 
 
 def test_routes_answer_and_refuse_junk(server):
@@ -210,7 +296,7 @@ def test_routes_answer_and_refuse_junk(server):
         async with aiohttp.ClientSession() as http, http.post(f"{server[0]}/grounded_dreamer/{path}", **request) as response:
             return response.status, await response.json()
 
-    status, answer = asyncio.run(ask("words", json={"prompt": "a red cube"}))
+    status, answer = asyncio.run(ask("words", json={"text": "a red cube"}))
     assert status == 200 and [w["word"] for w in answer["words"] if w["subject"]] == ["cube"]
     for path in ("words", "attention"):
         assert asyncio.run(ask(path, data=b"\0junk"))[0] == 400
@@ -222,3 +308,133 @@ def test_the_stand_in_has_the_real_signatures():
         [COMFY_PYTHON, ROOT / "tests/nodes/compare_stand_in.py", COMFY_DIR], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- the page
+
+
+@pytest.fixture(scope="module", params=["classic", "Nodes 2.0"])
+def page(server, request):
+    """ComfyUI's own page with the quick start on it, in either renderer."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the page's tests need the Python package playwright")
+    if not chromium():
+        pytest.skip("the page's tests need Chromium: apt-get install chromium, or name one in CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=FLAGS)
+        page = browser.new_context(viewport={"width": 1500, "height": 1000}).new_page()
+        page.set_default_timeout(240_000)
+        page.route("**/*", lambda route: route.continue_() if route.request.url.startswith(server[0]) else route.abort())
+        page.goto(server[0], wait_until="domcontentloaded")
+        page.wait_for_function("() => window.app?.graph && window.app.canvas && window.app.extensionManager")
+        vue = request.param == "Nodes 2.0"
+        page.evaluate("vue => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
+        page.graph = workflows.load("1_quick_start_tiny")
+        yield page
+        browser.close()
+
+
+FOCUS = "app.graph.nodes.find(node => node.type === 'GroundedDreamerFocusPrompt')"
+
+
+def open_graph(page) -> None:
+    page.evaluate("graph => app.loadGraphData(graph)", page.graph)
+    look_at(page, FOCUS)
+    page.wait_for_selector('.gd-chip.gd-focused[data-key="cube"]')
+
+
+def look_at(page, node: str) -> None:
+    look = "node => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [80 - node.pos[0], 120 - node.pos[1]]; }"
+    page.evaluate(f"() => {{ ({look})({node}); app.canvas.setDirty(true, true); }}")
+    page.wait_for_timeout(1000)
+
+
+def value(page, node: str = FOCUS) -> str:
+    return page.evaluate(f"{node}.widgets.find(widget => widget.name === 'focus').value")
+
+
+def test_the_properties_panel_leaves_the_widget_as_it_is(page):
+    open_graph(page)
+    size = "[...document.querySelectorAll('.gd-focus')].filter(e => e.offsetWidth).map(e => [e.offsetWidth, e.offsetHeight])"
+    before = page.evaluate(size)
+    page.evaluate(f"app.canvas.selectNode({FOCUS})")
+    page.get_by_role("button", name="Toggle properties panel").first.click()
+    page.wait_for_timeout(2000)
+    assert page.evaluate(size) == before and len(before) == 1
+    page.get_by_role("button", name="Toggle properties panel").first.click()
+
+
+def test_chips_on_a_subgraph_node_write_the_promoted_value_and_survive_a_reload(page):
+    open_graph(page)
+    page.evaluate(
+        f"""() => {{
+            const {{subgraph, node}} = app.graph.convertToSubgraph(new Set([{FOCUS}]));
+            const [inner] = subgraph.nodes;
+            for (const name of ["prompt", "focus"]) {{
+              subgraph.addInput(name, "STRING").connect(inner.inputs.find(slot => slot.name === name), inner);
+            }}
+        }}"""
+    )
+    outer = "app.graph.nodes.find(node => node.subgraph)"
+    page.wait_for_function(f"() => {outer}.widgets.some(widget => widget.name === 'focus chips')")
+    look_at(page, outer)
+    page.evaluate("document.querySelectorAll('.gd-focus:not(.gd-locked) .gd-chip[data-key=red]').forEach(chip => chip.click())")
+    page.wait_for_timeout(600)
+    weights = {entry["word"]: entry["weight"] for entry in json.loads(value(page, outer))["focus"]}
+    assert weights == {"red": 1, "cube": 1, "sphere": 1}
+    sent = page.evaluate("async () => Object.values((await app.graphToPrompt()).output)")
+    prompt = next(entry for entry in sent if entry["class_type"] == "GroundedDreamerFocusPrompt")
+    assert json.loads(prompt["inputs"]["focus"])["focus"][0]["word"] == "red"
+    page.evaluate("() => app.loadGraphData(app.rootGraph.serialize())")
+    page.wait_for_function(f"() => {outer}?.widgets.some(widget => widget.name === 'focus chips')")
+    look_at(page, outer)
+    page.wait_for_selector('.gd-focus:not(.gd-locked) .gd-focused[data-key="red"]')
+
+
+@pytest.mark.parametrize("prefix", ["3d/%date:yyyy%/x", "%Load MVDream.precision%/x", "3d/%Focus Prompt.prompt%"])
+def test_prefixes_are_resolved_as_core_resolves_them(page, prefix):
+    open_graph(page)
+    page.evaluate("() => app.graph.nodes.forEach(node => (node.title ||= node.type))")
+    export = "app.graph.nodes.find(node => node.type === 'GroundedDreamerExportMesh')"
+    page.evaluate(f"prefix => {{ {export}.widgets.find(w => w.name === 'filename_prefix').value = prefix }}", prefix)
+    sent = page.evaluate("async () => Object.values((await app.graphToPrompt()).output)")
+    written = next(entry for entry in sent if entry["class_type"] == "GroundedDreamerExportMesh")["inputs"]["filename_prefix"]
+    assert "%" not in written and written.count("/") >= 1
+
+
+def test_slots_of_ours_have_colours_of_their_own(page):
+    types = ["GD_MODEL", "GD_PROMPT", "GD_VIEWS", "GD_FIELD", "GD_SCORES"]
+    colours = page.evaluate("types => types.map(type => app.canvas.constructor.link_type_colors[type])", types)
+    assert len(set(colours)) == len(types) and all(colours)
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'light')")
+    page.wait_for_timeout(1500)
+    assert page.evaluate("types => types.map(type => app.canvas.constructor.link_type_colors[type])", types) == colours
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
+def test_a_run_from_the_page_shows_its_views_on_the_chips(page):
+    open_graph(page)
+    page.evaluate(
+        """settings => {
+            for (const node of app.graph.nodes) for (const [name, value] of Object.entries(settings[node.type] ?? {})) {
+              const widget = node.widgets?.find(widget => widget.name === name);
+              if (widget) widget.value = value;
+            }
+        }""",
+        SMALL,
+    )
+    ended = page.evaluate(
+        """async () => {
+            const ends = ["execution_success", "execution_error", "execution_interrupted"];
+            const ended = new Promise(done => {
+              for (const name of ends) app.api.addEventListener(name, () => done(name), {once: true});
+            });
+            await app.queuePrompt(0);
+            return await ended;
+        }"""
+    )
+    assert ended == "execution_success"
+    page.wait_for_selector(".gd-view-image:not([hidden])")
+    page.graph = page.graph | {"id": "00000000-0000-4000-8000-000000000001"}
+    open_graph(page)  # another workflow with a node of this id
+    page.wait_for_timeout(1500)
+    assert page.locator(".gd-view-image:not([hidden])").count() == 0
