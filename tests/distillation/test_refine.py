@@ -1,5 +1,6 @@
 """The hybrid refinement on a real small model: what comes back, and what happens when something goes wrong."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gd_core.diffusion import encode_prompt
 from gd_core.distillation import Ramp, RefineConfig, refine
-from gd_core.distillation.guidance import Guidance
+from gd_core.distillation.guidance import Guidance, multiview_guidance
 from gd_core.distillation.objective import HybridObjective, reference_rays
 from gd_core.distillation.refinement import VISIBLE_PSNR, Refinement, make_guidance
 from gd_core.nerf import match_with_views
@@ -48,6 +50,25 @@ def test_the_field_that_came_in_is_left_alone(field, views, tiny_mvdream):
     assert [p.requires_grad for p in tiny_mvdream.vae.parameters()] == flags
     assert all(p.grad is None for p in tiny_mvdream.unet.parameters())
     assert all(p.grad is None for p in tiny_mvdream.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("of_config", "of_views", "acts", "said"),
+    [
+        (None, "blue", "blue", "the views' negative prompt: blue"),
+        ("green", "blue", "green", "the refinement's own negative prompt: green"),
+        ("", "blue", "", "has no negative prompt"),
+        (None, "  ", None, "MVDream's negative prompt|has no negative prompt"),
+    ],
+)
+def test_the_views_negative_prompt_acts_and_it_is_said_whose(tiny_mvdream, caplog, of_config, of_views, acts, said):
+    views = replace(sphere_views(), negative_prompt=of_views)
+    with caplog.at_level("INFO"):
+        guidance = make_guidance(tiny_mvdream, views, replace(CONFIG, negative_prompt=of_config))
+    acts = multiview_guidance(tiny_mvdream, "x").negative_prompt if acts is None else acts
+    assert guidance.negative_prompt == acts
+    assert torch.equal(guidance.negative_context, encode_prompt(tiny_mvdream, acts, suffix=False).embeddings)
+    assert re.search(said, caplog.text)
 
 
 def test_same_seed_same_result_whatever_ran_before(field, views, tiny_mvdream, refined):
