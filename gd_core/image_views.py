@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,7 +36,7 @@ def views_from_images(
             more, or one sheet of `rig_size` square pictures, row by row.
         masks: 1 on the object; one for each image and of its size. None: alpha, else what differs from the background.
         cameras: makes the cameras of so many images with such a width over height.
-        progress: called after each mask that is made; it may raise to cancel.
+        progress: called after each mask that is made, and with step 0 while masks and rig are compared; it may raise to cancel.
 
     Raises:
         ValueError: the images are too few, too many, too small or of a strange kind; the masks do not fit them, or are
@@ -51,6 +52,8 @@ def views_from_images(
     if channels not in (1, 3, 4):
         raise ValueError(f"'images' have {channels} channels: give grey (1), RGB (3) or RGBA (4)")
     where = cameras(count, width / height)
+    check = partial(progress, 0, count, None) if progress is not None else lambda: None
+    check()
     images = images.float().clamp(0, 1).cpu()
     alpha = images[..., 3] if channels == 4 and bool((images[..., 3] < 1).any()) else None
     images = images[..., :3].expand(-1, -1, -1, 3)
@@ -67,7 +70,7 @@ def views_from_images(
     empty = [str(index + 1) for index, mask in enumerate(masks) if mask.max() <= 0.5]
     if empty and len(empty) < count:
         logger.warning("the mask of image %s is empty: the fit leaves it out", ", ".join(empty))
-    if len(empty) < count and (trouble := disagreement(masks, where)):
+    if len(empty) < count and (trouble := disagreement(masks, where, check)):
         logger.warning(trouble)
     return ViewSet(images, masks, where, prompt=prompt)
 

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ..gd_core import metrics
 from ..gd_core.nerf import RadianceField
 from ..gd_core.views import ViewSet
-from .border import at_the_border, tell
+from .border import at_the_border, interruptible, tell
 from .types import CATEGORY, GDField, GDScores, GDViews
 
 NO_CLIP = "none"
@@ -83,7 +83,8 @@ class Evaluate(io.ComfyNode):
         scores = [metrics.evaluate_views(one, clip=encoder, subjects=phrases) for one in views]
         for index, one in enumerate(field or []):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            scores[index] |= metrics.evaluate_field(one, views[index])
+            with interruptible(one):
+                scores[index] |= metrics.evaluate_field(one, views[index])
         summary = average(scores)
         if len(views) > 1:
             summary["image_diversity"] = metrics.image_diversity(torch.stack([one.images for one in views]))

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import torch
+from PIL import Image
 
+from gd_core.rigs import chosen_cameras
+from tests.nerf.conftest import draw
 from tests.web.conftest import FLAGS, chromium
 from tools import workflows
 from tools.comfyui import COMFY_DIR, COMFY_PYTHON, running
@@ -172,6 +176,42 @@ def test_bad_input_is_refused_before_anything_runs(server, node, inputs, complai
     assert complaint in text and "Traceback" not in text
     assert sum(len(entry["errors"]) for entry in refused["refused"]["node_errors"].values()) == 1  # one bad value, one error
     assert sorted(base.parent.glob("*")) == before
+
+
+def sheet_of_views(base: Path, side: int, name: str) -> dict:
+    """A graph over a picture of four views in a row, with transparency: Load Image, Views from Images, a short fit."""
+    views = draw(chosen_cameras(4, 1.0, rig="Hunyuan3D-2mv"), size=64)
+    pixels = torch.cat((views.images, views.masks[..., None]), dim=-1).movedim(0, 1).reshape(64, 256, 4)
+    picture = Image.fromarray((pixels * 255).round().byte().numpy()).resize((4 * side, side), Image.Resampling.NEAREST)
+    picture.save(base / "input" / name)
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": name}},
+        "2": {"class_type": "InvertMask", "inputs": {"mask": ["1", 1]}},
+        "3": {
+            "class_type": "GroundedDreamerViewsFromImages",
+            "inputs": {
+                "images": ["1", 0], "masks": ["2", 0], "prompt": "", "elevation": 15.0, "azimuth_start": 90.0,
+                "azimuth_span": 360.0, "fov": 40.0, "distance": 3.0, "rig": "Hunyuan3D-2mv",
+            },
+        },
+        "4": {"class_type": "GroundedDreamerFitNeRF", "inputs": {"views": ["3", 0], "steps": 20, "seed": 0}},
+        "5": {"class_type": "GroundedDreamerSaveField", "inputs": {"field": ["4", 0], "filename_prefix": "x"}},
+    }  # fmt: skip
+
+
+def test_load_images_mask_is_inverted_and_the_remedy_works(server):
+    url, base = server
+    prompt = sheet_of_views(base, 64, "small.png")
+    prompt["3"]["inputs"]["masks"] = ["1", 1]
+    wrong = run(url, prompt)
+    assert wrong["status"] == "error" and "Invert Mask" in wrong["error"]["exception_message"]
+    prompt["3"]["inputs"]["masks"] = ["2", 0]
+    assert run(url, prompt)["status"] == "success"
+
+
+def test_a_fit_of_large_images_is_interrupted_while_it_prepares(server, record_property):
+    url, base = server
+    expect_interrupted(run(url, sheet_of_views(base, 1536, "large.png"), "GroundedDreamerFitNeRF", 0), record_property)
 
 
 def test_an_unconnected_input_is_named(server):

@@ -86,7 +86,7 @@ def gather_evidence(
     images, masks = views.images[chosen].to(device), views.masks[chosen].to(device)
     if views.latents is None:  # a model's own views may disagree: that is no mistake of anybody's
         refuse_inverted(views.masks)
-        if trouble := disagreement(masks, cameras):
+        if trouble := disagreement(masks, cameras, check):
             logger.warning(trouble)
     hull, share = carve(masks, cameras, occupancy.resolution, occupancy.half_size, check)
     if not hull.any():

@@ -46,7 +46,7 @@ def carve(
     """
     views = len(masks)
     masks = at_most(masks, PIXELS_PER_CELL * resolution)
-    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size)
+    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size, check)
     seen = pixel >= 0
     votes, electorate = foreground.sum(0), seen.sum(0)
     hull = (votes == electorate) & (votes > 0)
@@ -66,7 +66,11 @@ def carve(
 
 
 def explained_shares(
-    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int = AGREEMENT_RESOLUTION, half_size: float = 1.0
+    masks: Float[Tensor, "V H W"],
+    cameras: Cameras,
+    resolution: int = AGREEMENT_RESOLUTION,
+    half_size: float = 1.0,
+    check: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, " V"]:
     """Share of each view's foreground that the cells which every view shows as foreground account for, 0..1; 1 without any.
 
@@ -74,7 +78,7 @@ def explained_shares(
     views that disagree, leave foreground of some view that nothing explains.
     """
     masks = at_most(masks, PIXELS_PER_CELL * resolution)
-    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size)
+    foreground, pixel, radii = _looked_up(masks, cameras, resolution, half_size, check)
     seen = pixel >= 0
     hull = (foreground | ~seen).all(0) & foreground.any(0)
     shares = []
@@ -84,9 +88,11 @@ def explained_shares(
     return torch.stack(shares)
 
 
-def disagreement(masks: Float[Tensor, "V H W"], cameras: Cameras) -> str | None:
-    """One sentence when the masks and the cameras do not fit one another, else None."""
-    shares = explained_shares(masks, cameras)
+def disagreement(
+    masks: Float[Tensor, "V H W"], cameras: Cameras, check: Callable[[], None] = lambda: None
+) -> str | None:
+    """One sentence when the masks and the cameras do not fit one another, else None; `check` may raise between two views."""
+    shares = explained_shares(masks, cameras, check=check)
     if float(shares.mean()) >= AGREEMENT:
         return None
     worst = int(shares.argmin())
@@ -107,7 +113,7 @@ def at_most(masks: Float[Tensor, "V H W"], side: int) -> Float[Tensor, "V H W"]:
 
 
 def _looked_up(
-    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int, half_size: float
+    masks: Float[Tensor, "V H W"], cameras: Cameras, resolution: int, half_size: float, check: Callable[[], None]
 ) -> tuple[Bool[Tensor, "V N"], Int[Tensor, "V N"], list[int]]:
     """For each view and cell: whether it is foreground there, and its pixel (-1 where the view cannot see it); and the pixels
     that a cell reaches from its centre in each view."""
@@ -118,6 +124,7 @@ def _looked_up(
     pixel = torch.full((views, len(centres)), -1, dtype=torch.int64, device=device)
     radii = []
     for v in range(views):  # a view at a time bounds the memory
+        check()
         column, row, depth = (x[0] for x in project(cameras[v], centres, height, width))
         # A cell outside the frame takes the nearest border pixel: a subject that is not cut off does not go on out there.
         nearest = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()

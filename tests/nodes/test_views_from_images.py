@@ -150,7 +150,7 @@ def test_finding_the_object_can_be_cancelled_between_two_images(run, drawn, monk
     monkeypatch.setattr(ProgressBar, "update_absolute", update)
     with pytest.raises(model_management.InterruptProcessingException):
         run("ViewsFromImages", images=drawn.images)
-    assert steps == list(range(1, stop_at + 1))
+    assert steps == list(range(stop_at))  # 0: before the first of them
 
 
 def test_large_images_are_scaled_once_and_cancelled_while_the_fit_prepares(run, said, monkeypatch):
