@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..gd_core.attention import clean_text
 from ..gd_core.cameras import DEFAULT_DISTANCE, DEFAULT_FOV_Y_DEG
 from ..gd_core.image_views import MAX_VIEWS, views_from_images
 from ..gd_core.pictures import heat_map_overlays, heat_maps, view_grid
@@ -249,6 +250,6 @@ class AttentionHeatMaps(io.ComfyNode):
     @classmethod
     @at_the_border
     def execute(cls, views: ViewSet, words: str, strength: float) -> io.NodeOutput:
-        chosen = [word.strip().lower() for word in words.split(",") if word.strip()] or list(views.attention)
+        chosen = [word for part in words.split(",") if (word := clean_text(part).lower())] or list(views.attention)
         overlays = heat_map_overlays(views, chosen, strength)
         return io.NodeOutput(torch.clamp(overlays, 0, 1), heat_maps(views, chosen), ", ".join(chosen))

@@ -102,8 +102,8 @@ QUALITIES = _set(
     ambient photography photo photograph photos dslr isometric lowpoly low-poly poly polygon voxel texture textures
     textured pbr material materials engine ue5 unreal-engine background backdrop composition award award-winning winning
     trending artwork art painting illustration sketch concept-art rendition perspective angle shot view close-up closeup
-    macro symmetrical symmetry sharp shading shaded shadows vray v-ray redshift cycles raytraced ray-traced palette colors
-    colours colorful colourful vibrant hyperdetailed intricate ultra-detailed highly-detailed insanely elegant best
+    macro symmetrical symmetry sharp shading shaded shadows vray v-ray redshift cycles raytraced ray-traced ray tracing palette
+    colors colours colorful colourful vibrant hyperdetailed intricate ultra-detailed highly-detailed insanely elegant best
     amazing 3d 2d asset model cgi centered centred full-body simple plain minimalist minimalistic graphics game-ready
     blurry blurred exposure iso sfw nsfw rtx global illumination occlusion dramatic moody cartoon anime"""
 )
@@ -129,7 +129,7 @@ BODY_PARTS = _set(
     """head heads eye eyes ear ears nose mouth face faces neck hair fur skin arm arms hand hands leg legs foot feet paw paws
     tail tails wing wings back belly chest shoulder shoulders lap finger fingers tooth teeth tongue claw claws beak
     whiskers feather feathers mane horn horns body trunk lips chin cheeks knees elbow elbows fins scales tentacles hoof
-    hooves snout muzzle antlers beard mustache moustache eyebrows smile grin expression"""
+    hooves snout muzzle antlers hump pouch beard mustache moustache eyebrows smile grin expression"""
 )
 TIMES = _set(
     """day night morning afternoon evening noon midnight dawn dusk sunset sunrise time moment while spring summer autumn

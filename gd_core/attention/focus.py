@@ -27,7 +27,8 @@ class FocusWord:
         word, occurrence: which word of the prompt; lower case, occurrences counted from 0.
         weight: 0 (leave it alone) to 3; 1 is the ordinary pull.
         tokens: its tokens, known once the focus is located in an encoded prompt.
-        modifiers: the adjectives bound to it, likewise.
+        modifiers: the adjectives and parts of a compound bound to it, likewise.
+        phrase: which phrase of the prompt it belongs to, likewise; None when it belongs to none.
     """
 
     word: str
@@ -35,6 +36,7 @@ class FocusWord:
     weight: float = 1.0
     tokens: tuple[int, ...] = ()
     modifiers: tuple[Word, ...] = ()
+    phrase: int | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and 0 <= self.weight <= MAX_WEIGHT):
@@ -48,6 +50,20 @@ class FocusWord:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A word of the prompt that is no focus word: what a focus word may have to stand out against.
+
+    Attributes:
+        tokens, phrase: as of a `FocusWord`.
+        subject: whether it is a subject of the prompt.
+    """
+
+    tokens: tuple[int, ...]
+    phrase: int | None = None
+    subject: bool = False
+
+
+@dataclass(frozen=True)
 class Focus:
     """The focus words of one prompt.
 
@@ -55,13 +71,12 @@ class Focus:
         words: each word and occurrence at most once.
         end_token: index of the prompt's end token, known once located; attention to it and to the padding behind it does not
             count.
-        rival_tokens: tokens of the prompt's subjects that are no focus words, known once located: what a focus word must stand
-            out against.
+        rivals: the prompt's other words, known once located.
     """
 
     words: tuple[FocusWord, ...]
     end_token: int | None = None
-    rival_tokens: tuple[int, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
     def __post_init__(self) -> None:
         keys = [word.key for word in self.words]
@@ -121,17 +136,18 @@ class Focus:
         Raises:
             ValueError: for a focus word that is not in the prompt; it names the prompt's words.
         """
-        tokens = {(w.text, w.occurrence): w.tokens for w in words}
-        phrases = {(p.noun.text, p.noun.occurrence): p.modifiers for p in noun_phrases(prompt)}
+        tokens = {word.key: word.tokens for word in words}
+        phrases = noun_phrases(prompt)
+        modifiers = {phrase.noun.key: phrase.modifiers for phrase in phrases}
+        membership = {word.key: i for i, phrase in enumerate(phrases) for word in (*phrase.modifiers, phrase.noun)}
         located = []
         for word in self.words:
-            place = (word.word, word.occurrence)
-            if place not in tokens:
+            if word.key not in tokens:
                 raise ValueError(_absent(word, prompt))
-            modifiers = (replace(m, tokens=tokens[m.text, m.occurrence]) for m in phrases.get(place, ()))
-            located.append(replace(word, tokens=tokens[place], modifiers=tuple(modifiers)))
-        chosen = {(word.word, word.occurrence) for word in self.words}
-        rivals = (token for place in phrases if place not in chosen for token in tokens[place])
+            bound = tuple(replace(m, tokens=tokens[m.key]) for m in modifiers.get(word.key, ()))
+            located.append(replace(word, tokens=tokens[word.key], modifiers=bound, phrase=membership.get(word.key)))
+        chosen = {word.key for word in self.words}
+        rivals = (Rival(of, membership.get(key), key in modifiers) for key, of in tokens.items() if key not in chosen and of)
         return Focus(tuple(located), end_token, tuple(rivals))
 
 

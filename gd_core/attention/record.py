@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .focus import Focus
-from .objectives import RefocusConfig, word_presence
+from .objectives import RefocusConfig, word_map, word_presence
 from .subjects import is_content_word
 from .words import Word
 
@@ -39,12 +39,11 @@ class AttentionRecord:
         return self._sum / self._steps
 
     def attention(self, maps: Float[Tensor, "BV h w tokens"]) -> list[dict[str, Tensor]]:
-        """For each object: word key -> `[V, h, w]` on the CPU, 0..1, the sum over the word's pieces. Focus words come first,
-        then
-        the prompt's other words that name or describe something."""
+        """For each object: word key -> `[V, h, w]` on the CPU, 0..1, the mean over the word's pieces. Focus words come first,
+        then the prompt's other words that name or describe something."""
         maps = maps.cpu().unflatten(0, (-1, self.num_views))
         return [
-            {word.key: of_object[..., list(word.tokens)].sum(-1) for word in words}
+            {word.key: word_map(of_object, word.tokens) for word in words}
             for of_object, words in zip(maps, self._words, strict=True)
         ]
 

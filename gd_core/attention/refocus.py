@@ -79,7 +79,7 @@ class Refocuser:
             if not focus.active:
                 report.stopped = "no focus word has a weight above 0"
             elif not can_be_neglected(focus, config):
-                report.stopped = "the prompt has one subject, which has none to stand out against"
+                report.stopped = "the focus words have no other subject to stand out against"
 
     def __call__(self, step: int, latents: Float[Tensor, "BV 4 h w"], timestep: Tensor, alpha: float) -> Tensor:
         if step >= self.num_altered or not any(self._running()):

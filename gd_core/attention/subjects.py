@@ -102,7 +102,7 @@ def _is_subject(chunk: _Chunk, pieces: Sequence[str], tags: Sequence[str], chunk
     before = chunk.start - 1
     lead = pieces[before] if before >= 0 else ""
     bare = not chunk.determiners
-    if noun in MANNERS or (before >= 0 and tags[before] == STYLE):
+    if noun.isdigit() or (len(noun) == 1 and noun.isascii()) or noun in MANNERS or (before >= 0 and tags[before] == STYLE):
         return False
     if lead in NOT_THERE or any(pieces[i] in NOT_THERE for i in chunk.determiners):
         return False
@@ -110,19 +110,15 @@ def _is_subject(chunk: _Chunk, pieces: Sequence[str], tags: Sequence[str], chunk
         return False
     if bare and len(chunk.words) == 1 and noun in COLOURS and before >= 0:
         return False
-    if bare and before >= 0 and tags[before] == PREP and _is_stuff(noun) and lead != "with":
-        return False  # "made of glass", "wrapped in paper"
+    if bare and before >= 0 and tags[before] == PREP and _is_stuff(noun):
+        if lead != "with" or (before > 0 and tags[before - 1] == VERB):
+            return False  # "made of glass", "sealed with wax"
     own = any(pieces[i] in POSSESSIVES or pieces[i].endswith(("'s", "s'")) for i in (*chunk.determiners, *chunk.words[:-1]))
     seen = any(readings(pieces[other.noun]).kind in ("a", "o") for other in chunks if other != chunk)
     if seen and noun in TIMES and lead in ("in", "on", "at", "during", "by"):
         return False
-    if (
-        seen
-        and readings(noun).kind == "x"
-        and noun not in SEEN_TOO
-        and before >= 0
-        and (own or (bare and tags[before] in (PREP, VERB)))
-    ):
+    dependent = own or (bare and before >= 0 and tags[before] in (PREP, VERB))
+    if seen and dependent and readings(noun).kind == "x" and noun not in SEEN_TOO:
         return False  # "sealed with love", "awaiting its turn"
     of_a_body = noun in BODY_PARTS or (own and readings(noun).kind == "b")
     return not (of_a_body and (own or lead in ("with", "has", "on", "in", "by")) and len(chunks) > 1)
@@ -155,8 +151,14 @@ def _without_qualities(chunks: Sequence[_Chunk], pieces: Sequence[str], tags: Se
         start = max((i + 1 for i in stops if i < chunk.start), default=0)
         end = min((i for i in stops if i > chunk.noun), default=len(pieces))
         part = range(start, end)
-        bare = not any(tags[i] == DET for i in part)
-        if bare and any(pieces[i] in QUALITIES for i in part) and (len(stops) > 0) and not any(tags[i] == VERB for i in part):
+        if not stops or any(tags[i] == DET for i in part):
+            kept.append(chunk)
+            continue
+        of_quality = [i for i in part if pieces[i] in QUALITIES]
+        doing = any(tags[i] == VERB for i in part)
+        if of_quality and (not doing or part[0] in of_quality or part[-1] in of_quality):
+            continue
+        if pieces[part[0]] == "by":  # whose manner
             continue
         kept.append(chunk)
     return kept or list(chunks)

@@ -135,7 +135,7 @@ def _step(pieces: Sequence[str], i: int, last: str, opened: str, role: str, join
         cost += 4.0  # "a well beside a mill"
     if last == DET and role == PREP and pieces[i - 1] in ARTICLES:
         cost += 4.0  # unlike "some of them"
-    if last == ADJECTIVE and role in (STOP, AND) and before.adjective < 0.1 and "-" not in pieces[i - 1]:
+    if last == ADJECTIVE and role in (STOP, AND) and before.adjective < 0.03 and "-" not in pieces[i - 1]:
         cost += 2.0  # "a saw and a hammer"
     if last == NOUN and role == STOP and before.adjective and _goes_on(pieces[i + 1 :]):
         cost += 1.5  # "a round, stone tower"
@@ -193,8 +193,9 @@ def _doing(pieces: Sequence[str], i: int, last: str) -> float:
 
 def _goes_on(following: Sequence[str]) -> bool:
     """Whether a phrase could go on behind a comma: neither another one begins there nor a list of qualities."""
-    part = list(itertools.takewhile(lambda piece: piece[0].isalnum(), following))
-    return bool(part) and part[0] not in DETERMINERS | CONJUNCTIONS and QUALITIES.isdisjoint(part)
+    ending = (DETERMINERS | CONJUNCTIONS | PREPOSITIONS) - OPEN_TOO
+    part = list(itertools.takewhile(lambda piece: piece[0].isalnum() and piece not in ending, following))
+    return bool(part) and QUALITIES.isdisjoint(part)
 
 
 def _possible(piece: str, joined: str | None) -> dict[str, float]:

@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gd_core.attention import OBJECTIVES, Focus, FocusWord, RefocusConfig, Refocuser, refocus_loss, word_presence
-from gd_core.attention.objectives import attribute_mismatch, view_imbalance
+from gd_core.attention.focus import Rival
+from gd_core.attention.objectives import attribute_mismatch, can_be_neglected, view_imbalance
+from gd_core.attention.record import AttentionRecord
 from gd_core.attention.refocus import GUARD_NORM, guard, refocused_steps
-from gd_core.attention.words import Word
+from gd_core.attention.subjects import noun_phrases
+from gd_core.attention.words import Word, prompt_words
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import SAMPLERS, sample_objects, sample_views
 from tests.random_models import random_mvdream
@@ -96,8 +99,89 @@ def test_subjects_compete_with_subjects_alone():
     loss = refocus_loss(maps, focus, RefocusConfig())
     maps[..., [1, 3, 5, 6]] += 1
     assert refocus_loss(maps, focus, RefocusConfig()) == loss
-    assert refocus_loss(maps, replace(focus, rival_tokens=(6,)), RefocusConfig()) > loss
+    assert refocus_loss(maps, replace(focus, rivals=(Rival((6,), subject=True),)), RefocusConfig()) > loss
     assert refocus_loss(maps, Focus.on_tokens([2], end_token=11), RefocusConfig()) == 0  # nobody to stand out against
+
+
+def spelled(prompt, pieces, key_pieces=None):
+    """The prompt's words with their tokens, each of `pieces` tokens unless `key_pieces` says otherwise, and the end token."""
+    words, token = [], 1
+    for word in prompt_words(prompt):
+        count = (key_pieces or {}).get(word.key, pieces)
+        words.append(replace(word, tokens=tuple(range(token, token + count))))
+        token += count
+    return words, token
+
+
+@pytest.mark.parametrize("pieces", [(1, 5), (2, 3), (1, 2), (4, 1)])
+@pytest.mark.parametrize("rivals", ["subjects", "words"])
+def test_equal_attention_is_equal_presence_whatever_the_pieces(pieces, rivals):
+    prompt = "cube and sphere"
+    words, end = spelled(prompt, 1, dict(zip(("cube", "sphere"), pieces, strict=True)))
+    focus = Focus.of_subjects(prompt).locate(prompt, words, end)
+    maps = torch.full((4, 6, 6, end + 3), 0.05)
+    config = RefocusConfig(rivals=rivals)
+    present = word_presence(maps, focus, config, focus.words)
+    assert torch.allclose(present[:, 0], present[:, 1])
+    assert torch.allclose(present, torch.full_like(present, 1 / 2 if rivals == "subjects" else 1 / 3))
+    record = AttentionRecord([words], [focus], config, 4)
+    maps_of_words = record.attention(maps)[0]
+    assert torch.allclose(maps_of_words["cube"], maps_of_words["sphere"])
+
+
+@pytest.mark.parametrize("rivals", ["subjects", "words"])
+def test_presence_does_not_depend_on_how_a_rival_is_spelled(rivals):
+    prompt = "a red cube and a blue sphere"
+    found = []
+    for count in (1, 4):
+        words, end = spelled(prompt, 1, {"sphere": count, "blue": count})
+        focus = Focus.of_subjects(prompt).locate(prompt, words, end)
+        maps = torch.full((4, 6, 6, end), 0.02)
+        maps[..., list(focus.words[0].tokens)] = 0.04
+        found.append(word_presence(maps, focus, RefocusConfig(rivals=rivals), focus.words))
+    assert torch.allclose(*found)
+
+
+def ideal(prompt, focus):
+    """A focus in its prompt, and maps in which each phrase has a place of its own."""
+    words, end = spelled(prompt, 1)
+    focus = focus.locate(prompt, words, end)
+    places = {}
+    maps = torch.full((4, 9, 9, end), 0.01)
+    for i, phrase in enumerate(noun_phrases(prompt)):
+        for word in (*phrase.modifiers, phrase.noun):
+            token = next(w.tokens[0] for w in words if w.key == word.key)
+            places[word.key] = (token, 1 + 3 * i)
+            maps[:, 1 + 3 * i, 4, token] = 0.06
+    return maps.requires_grad_(True), focus, places
+
+
+@pytest.mark.parametrize("rivals", ["subjects", "words"])
+@pytest.mark.parametrize(
+    ("prompt", "weights"),
+    [
+        (PROMPT, {"red": 3.0, "cube": 1.0, "sphere": 1.0}),
+        (PROMPT, {"red": 1.0, "blue": 1.0}),
+        ("a fire truck and an ice cream cone", {"fire": 1.0, "truck": 1.0, "cone": 2.0}),
+        ("a big, red cube next to a small, blue sphere", {"big": 2.0, "small": 1.0}),
+        ("a pirate's parrot on a half-open barrel", {"pirate's": 2.0, "half-open": 2.0, "parrot": 1.0}),
+    ],
+)
+def test_a_word_never_fights_its_own_phrase(prompt, weights, rivals):
+    maps, focus, places = ideal(prompt, Focus(tuple(FocusWord(word, weight=w) for word, w in weights.items())))
+    (gradient,) = torch.autograd.grad(refocus_loss(maps, focus, RefocusConfig(rivals=rivals)), maps)
+    for key, (token, row) in places.items():
+        at_its_place = gradient[:, row - 1 : row + 2, 3:6, token]
+        assert at_its_place.max() <= 0, key  # more attention there never costs
+        if key in weights:
+            assert at_its_place.min() < 0, key
+
+
+def test_one_phrase_alone_has_no_rival():
+    words, end = spelled("a big red cube", 1)
+    focus = Focus((FocusWord("red", weight=3.0), FocusWord("cube"))).locate("a big red cube", words, end)
+    assert not can_be_neglected(focus, RefocusConfig())
+    assert can_be_neglected(focus, RefocusConfig(rivals="words"))
 
 
 def test_attribute_and_consistency_terms():

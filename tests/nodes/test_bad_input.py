@@ -115,6 +115,23 @@ def test_foreign_syntax_gets_one_sentence(run, text, clean, told):
     assert len(out.ui["gd_notes"]) == 1 and told in out.ui["gd_notes"][0]
 
 
+@pytest.mark.parametrize("typed", ["a child’s cube", "a child&#39;s cube", "a CHILD's  cube"])
+def test_a_focus_word_is_cleaned_as_its_prompt_is(run, typed):
+    out = run("FocusPrompt", prompt=typed, focus='{"v": 1, "focus": [{"word": "child’s", "weight": 2}]}')
+    assert [word.key for word in out.args[0].focus.words] == ["child's"] and not out.ui["gd_notes"]
+
+
+def test_core_resolves_choices_where_they_are_typed(nodes):
+    declared = {entry.id: entry for entry in nodes["FocusPrompt"].define_schema().inputs}
+    assert [name for name, entry in declared.items() if entry.more.get("dynamic_prompts")] == ["prompt", "negative_prompt"]
+
+
+@pytest.mark.parametrize("text", ["(blurry:1.3)", "embedding:bad", "a {b|c}", "BREAK"])
+def test_syntax_in_the_negative_prompt_gets_one_sentence(run, text):
+    notes = run("FocusPrompt", prompt="a cube", negative_prompt=text).ui["gd_notes"]
+    assert len(notes) == 1 and ("egative prompt" in notes[0] or "is read as it stands" in notes[0])
+
+
 def test_a_prompt_that_is_syntax_alone_is_refused(nodes):
     assert "'embedding:x' is left out" in nodes["FocusPrompt"].validate_inputs(prompt="embedding:x")
 
