@@ -92,7 +92,7 @@ class ExportMesh(io.ComfyNode):
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="For core mesh nodes: decimate, remesh, bake, Save 3D Model."),
-                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D."),
+                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D (Advanced)."),
                 io.String.Output(display_name="report", tooltip="Size, pieces and defects of the mesh, as text."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
