@@ -173,7 +173,6 @@ def _add_convert(commands) -> None:
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument("destination", type=Path, metavar="DST", help="new folder")
     _add_overwrite(parser, "the model in DST")
-    add_lora(parser)
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
 
 
@@ -181,7 +180,6 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
     _add_device(parser)
     _add_recipe(parser)
-    add_lora(parser)
 
 
 def _add_overwrite(parser: argparse.ArgumentParser, what: str = "FILE if it exists") -> None:
@@ -195,16 +193,6 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='JSON of what to change of the settings that the model was made for, such as {"mesh": {"resolution": 192}} '
         "(docs/recipes.md lists them)",
-    )
-
-
-def add_lora(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="LoRA on top of the model, in diffusers' or kohya's names, strength -10 to 10 (default: 1); may be repeated",
     )
 
 
@@ -262,4 +250,9 @@ def _add_mesh_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mesh-resolution", type=int, metavar="N", help=f"density grid cells a side {AS_MADE}")
     parser.add_argument("--faces", type=int, metavar="N", help=f"faces after decimation, 0 keeps all {AS_MADE}")
     parser.add_argument("--texture-size", type=int, metavar="TEXELS", help=f"texels a side {AS_MADE}")
+    parser.add_argument(
+        "--parts",
+        choices=("none", "pieces", "words"),
+        help="a mesh of its own for each connected piece, or for each subject of the prompt (default: none)",
+    )
     parser.add_argument("--vertex-colors", action="store_true", help="colours at the vertices instead of a texture")

@@ -75,7 +75,6 @@ def _generate(args: argparse.Namespace) -> None:
                 args.prompt,
                 args.out,
                 model=args.model,
-                loras=args.lora,
                 seed=args.seed,
                 **_sampling(args),
                 recipe=_recipe(args),
@@ -164,7 +163,7 @@ def _convert(args: argparse.Namespace) -> None:
     refuse_unwritable_folder(args.destination)
     if args.destination.is_dir() and any(args.destination.iterdir()) and not args.overwrite:
         raise ValueError(f"{args.destination} holds files: choose a new folder, or replace the model in it with --overwrite")
-    convert(args.source, args.destination, dtype=args.dtype, loras=args.lora)
+    convert(args.source, args.destination, dtype=args.dtype)
     print(args.destination)
 
 
@@ -192,7 +191,8 @@ def _sampling(args: argparse.Namespace) -> dict:
 
 def _mesh(args: argparse.Namespace) -> dict:
     color = "vertex" if args.vertex_colors else None
-    return _given(color=color, resolution=args.mesh_resolution, target_faces=args.faces, texture_size=args.texture_size)
+    size = {"resolution": args.mesh_resolution, "target_faces": args.faces, "texture_size": args.texture_size}
+    return _given(color=color, parts=args.parts, **size)
 
 
 def _recipe(args: argparse.Namespace) -> dict:
@@ -207,7 +207,7 @@ def _recipe(args: argparse.Namespace) -> dict:
 
 def _model(args: argparse.Namespace) -> MVDream:
     changes = _recipe(args)
-    model = load_mvdream(args.model, device=args.device, loras=args.lora)
+    model = load_mvdream(args.model, device=args.device)
     return replace(model, recipe=Recipe.from_json(changes, model.recipe))
 
 

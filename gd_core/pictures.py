@@ -14,11 +14,17 @@ from torch import Tensor
 from .views import ViewSet
 
 if TYPE_CHECKING:
-    from .nerf import RenderedViews
+    from .cameras import Cameras
+    from .nerf import RadianceField, RenderedViews
 
 # Colours from cold to hot, evenly spaced; dark to bright, so that they also read in grey (the shape of matplotlib's "inferno").
 HEAT = ((0.0, 0.0, 0.02), (0.26, 0.04, 0.41), (0.58, 0.15, 0.40), (0.87, 0.32, 0.23), (0.99, 0.65, 0.04), (0.99, 1.0, 0.64))
-SHOWS = ("colour", "normals", "depth", "opacity")
+SHOWS = ("colour", "normals", "depth", "opacity", "words")
+# One colour a word, told apart also by people who see colours otherwise (Okabe and Ito 2008); grey for what has no label.
+WORD_COLORS = (
+    (0.90, 0.62, 0.0), (0.34, 0.71, 0.91), (0.0, 0.62, 0.45), (0.80, 0.47, 0.65), (0.94, 0.89, 0.26), (0.0, 0.45, 0.70),
+)  # fmt: skip
+NO_WORD = (0.6, 0.6, 0.6)
 
 
 def image_grid(images: Float[Tensor, "N H W 3"], columns: int, gap: int = 2) -> Float[Tensor, "GH GW 3"]:
@@ -80,10 +86,15 @@ def heat_colors(values: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W 3"]:
     return torch.lerp(table[low], table[low + 1], (position - low)[..., None])
 
 
-def rendered_picture(rendered: RenderedViews, show: str) -> Float[Tensor, "V H W 3"]:
-    """What a field rendered, as images in 0..1; depth from near (white) to far (black) within each view."""
+def rendered_picture(field: RadianceField, cameras: Cameras, rendered: RenderedViews, show: str) -> Float[Tensor, "V H W 3"]:
+    """What `field` rendered from `cameras`, as images in 0..1.
+
+    Depth goes from near (white) to far (black) within each view; "words" paints each subject's part in a colour of its own.
+    """
     if show == "colour":
         return rendered.rgb
+    if show == "words":
+        return word_picture(field, cameras, rendered)
     if show == "normals":
         return rendered.normal / 2 + 0.5
     if show == "opacity":
@@ -96,3 +107,15 @@ def rendered_picture(rendered: RenderedViews, show: str) -> Float[Tensor, "V H W
     else:
         raise ValueError(f"cannot show '{show}': choose one of {', '.join(SHOWS)}")
     return picture[..., None].expand(*picture.shape, 3)
+
+
+def word_picture(field: RadianceField, cameras: Cameras, rendered: RenderedViews) -> Float[Tensor, "V H W 3"]:
+    """Each subject's part in one of `WORD_COLORS`, shaded by its normals, on white."""
+    palette = [WORD_COLORS[i % len(WORD_COLORS)] for i in range(len(field.label_names))] + [NO_WORD]
+    palette = torch.tensor(palette, device=field.device)
+    height, width = rendered.alpha.shape[1:]
+    origins, directions = cameras.to(field.device).rays(height, width)
+    surface = (origins + directions * rendered.depth[..., None]).reshape(-1, 3)
+    label = field.labels(surface).view(rendered.alpha.shape)
+    facing = -(directions * rendered.normal).sum(-1, keepdim=True).clamp(-1, 0)
+    return (palette[label] * (0.4 + 0.6 * facing) * rendered.alpha[..., None] + 1 - rendered.alpha[..., None]).clamp(0, 1)

@@ -8,16 +8,15 @@ from . import routes
 from .evaluate import Compare, Evaluate
 from .field import LoadField, SaveField, Turntable
 from .mesh import ExportMesh
-from .models import LoadLoRA, LoadMVDream
+from .models import LoadMVDream
 from .nerf import FitNeRF, RefineSDS
 from .prompt import FocusPrompt
-from .reconstruct import LoadMesh, ProjectViews, ViewsByName
 from .sample import SampleViews
+from .subjects import SubjectMasks
 from .views import AttentionHeatMaps, ViewGrid, ViewsFromImages
 
 NODES: list[type[io.ComfyNode]] = [
     LoadMVDream,
-    LoadLoRA,
     FocusPrompt,
     SampleViews,
     FitNeRF,
@@ -26,14 +25,12 @@ NODES: list[type[io.ComfyNode]] = [
     ViewsFromImages,
     ViewGrid,
     AttentionHeatMaps,
+    SubjectMasks,
     Turntable,
     SaveField,
     LoadField,
     Evaluate,
     Compare,
-    ViewsByName,
-    LoadMesh,
-    ProjectViews,
 ]
 
 

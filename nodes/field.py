@@ -12,7 +12,6 @@ from comfy_api.latest import io
 from ..gd_core.cameras import orbit_cameras
 from ..gd_core.nerf import RadianceField, load_field
 from ..gd_core.pictures import SHOWS, rendered_picture
-from ..gd_core.viewer_camera import camera_of_viewer, turned_about
 from .border import NodeProgress, at_the_border, interruptible
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
@@ -34,18 +33,11 @@ class Turntable(io.ComfyNode):
                 io.Int.Input("frames", default=24, min=1, max=480, tooltip="Frames in one turn."),
                 io.Int.Input("size", default=256, min=32, max=2048, step=8, tooltip="Pixels a side of each frame."),
                 io.Float.Input("elevation", default=15.0, min=-89.0, max=89.0, step=1.0, tooltip="Degrees above the horizon."),
-                io.Combo.Input("show", options=list(SHOWS), default="colour", tooltip="What the pixels show."),
-                io.Load3DCamera.Input(
-                    "camera_info",
-                    optional=True,
-                    tooltip="The camera of Load 3D, Preview 3D or Create Camera Info: the turn starts there. It takes the "
-                    "place of 'elevation'.",
-                ),
-                io.Load3DModelInfo.Input(
-                    "model_3d_info",
-                    optional=True,
-                    advanced=True,
-                    tooltip="From the same viewer as camera_info: how it moved and scaled the model.",
+                io.Combo.Input(
+                    "show",
+                    options=list(SHOWS),
+                    default="colour",
+                    tooltip="What the pixels show. 'words' paints each subject's part in a colour of its own.",
                 ),
             ],
             outputs=[
@@ -57,26 +49,14 @@ class Turntable(io.ComfyNode):
 
     @classmethod
     @at_the_border
-    def execute(
-        cls,
-        field: RadianceField,
-        frames: int,
-        size: int,
-        elevation: float,
-        show: str,
-        camera_info: dict | None = None,
-        model_3d_info: list | None = None,
-    ) -> io.NodeOutput:
-        if camera_info is None:
-            cameras = orbit_cameras(frames, elevation)
-        else:
-            cameras = turned_about(*camera_of_viewer(camera_info, model_3d_info), frames)
+    def execute(cls, field: RadianceField, frames: int, size: int, elevation: float, show: str) -> io.NodeOutput:
+        cameras = orbit_cameras(frames, elevation)
         progress = NodeProgress(cls, "rendering")
         images, masks = [], []
         for index in range(frames):
             with interruptible(field):
                 rendered = field.render(cameras[index], size, size)
-            images.append(rendered_picture(rendered, show).cpu())
+            images.append(rendered_picture(field, cameras[index], rendered, show).cpu())
             masks.append(rendered.alpha.cpu())
             progress(index + 1, frames, images[-1][0])
         return io.NodeOutput(torch.cat(images), torch.cat(masks))

@@ -13,7 +13,7 @@ from comfy_api.latest import Types, io
 from ..gd_core import mesh as meshes
 from ..gd_core.nerf import RadianceField
 from ..gd_core.recipe import chosen
-from ..gd_core.settings.mesh import MAX_UNWRAP_FACES
+from ..gd_core.settings.mesh import MAX_UNWRAP_FACES, PARTS
 from .border import NodeProgress, at_the_border, interruptible, tell, while_listening
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
@@ -89,11 +89,25 @@ class ExportMesh(io.ComfyNode):
                     tooltip="STL only: millimetres of the longest side, since slicers read an STL in millimetres. 0 keeps the "
                     "field's own units, in which an object is about 2 across.",
                 ),
+                io.Combo.Input(
+                    "parts",
+                    options=list(PARTS),
+                    default="none",
+                    optional=True,
+                    tooltip="'words' makes one closed mesh for each subject of the prompt, named after it; 'pieces' one for "
+                    "each connected piece; 'none' one mesh. In the GLB each part is a node of its own, in its place.",
+                ),
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="For core mesh nodes: decimate, remesh, bake, Save 3D Model."),
-                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D (Advanced)."),
+                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D."),
                 io.String.Output(display_name="report", tooltip="Size, pieces and defects of the mesh, as text."),
+                io.Mesh.Output(
+                    display_name="parts", is_output_list=True, tooltip="Each part as a mesh of its own, one after another."
+                ),
+                io.String.Output(
+                    display_name="part names", is_output_list=True, tooltip="The name of each part, in that order."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
@@ -114,9 +128,11 @@ class ExportMesh(io.ComfyNode):
         texture_size: int,
         also_save: str,
         print_size: float = 100.0,
+        parts: str = "none",
     ) -> io.NodeOutput:
         path, shown = new_output(filename_prefix, ".glb")
-        config = chosen(field.recipe.mesh, mesh_changes(resolution, target_faces, colour, texture_size), "the mesh")
+        changes = mesh_changes(resolution, target_faces, colour, texture_size) | {"parts": parts}
+        config = chosen(field.recipe.mesh, changes, "the mesh")
         with interruptible(field):
             mesh = meshes.extract_mesh(field, config, NodeProgress(cls, "making the mesh"))
         wanted = [path] if also_save == "none" else [path, path.with_suffix(f".{also_save}")]
@@ -131,6 +147,8 @@ class ExportMesh(io.ComfyNode):
             Types.MESH(**mesh.gltf_tensors()),
             Types.File3D(str(path), "glb"),
             report,
+            [Types.MESH(**part.gltf_tensors()) for _, part in mesh.parts()],
+            [name for name, _ in mesh.parts()],
             ui={"3d": [shown], "text": [report]},
         )
 
@@ -168,4 +186,9 @@ def workflow_metadata(hidden) -> dict[str, str]:
 
 def describe(report: dict) -> str:
     closed = "watertight" if report["watertight"] else f"not watertight: {report['defects']}"
-    return f"{report['faces']} triangles, {report['pieces']} piece{'s' * (report['pieces'] != 1)}, {closed}"
+    lines = [f"{report['faces']} triangles, {report['pieces']} piece{'s' * (report['pieces'] != 1)}, {closed}"]
+    if report.get("parts"):
+        lines.append("parts: " + ", ".join(part["name"] for part in report["parts"]))
+    if report.get("absent"):
+        lines.append("no part of the surface belongs to: " + ", ".join(report["absent"]))
+    return "\n".join(lines)

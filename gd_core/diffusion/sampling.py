@@ -18,7 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention import AttentionCapture, AttentionRecord, Focus, RefocusConfig, Refocuser
+from ..attention.subjects import noun_phrases
 from ..cameras import Cameras
+from ..subject_masks import named_subjects
 from ..views import Progress, ViewSet
 from .denoising import sample_latents
 from .foreground import foreground_masks
@@ -163,6 +165,9 @@ def sample_objects(
         of_object = latents[i * num_views : (i + 1) * num_views]
         images = torch.cat([model.decode(one) for one in of_object.split(1)]).cpu()
         provenance = settings | {"focus": json.loads(focuses[i].to_json()), "presence": presence}
+        provenance["subjects"] = named_subjects(
+            [(p.noun.key, " ".join(w.text for w in (*p.modifiers, p.noun))) for p in noun_phrases(prompts[i])]
+        )
         if refocuser is not None:
             provenance["refocus_report"] = asdict(refocuser.reports[i])
         views.append(

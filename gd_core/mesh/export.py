@@ -5,7 +5,7 @@ or a cancelled run leaves neither half a file nor a damaged old one.
 
 | suffix | colour | up | extras |
 |---|---|---|---|
-| .glb | texture or vertex colours, PBR material; a node for each piece | y, as glTF demands | in `asset.extras` |
+| .glb | texture or vertex colours, PBR material; a named node for each part | y, as glTF demands | in `asset.extras` |
 | .obj | texture (.mtl and .png beside it) or vertex colours | y, as importers expect | |
 | .ply | vertex colours | z, as importers expect | |
 | .stl | none | z, as importers expect; in millimetres where a print size is given | |
@@ -130,9 +130,8 @@ def encode_glb(mesh: TriangleMesh, path: Path, extras: dict) -> dict[str, bytes]
         roughnessFactor=ROUGHNESS,
         doubleSided=not mesh.report.get("watertight", False),
     )
-    for index in range(mesh.num_pieces):
-        name = f"piece_{index + 1}"
-        scene.add_geometry(textured(upright.piece(index), material), geom_name=name, node_name=name)
+    for name, part in upright.parts():
+        scene.add_geometry(textured(part, material), geom_name=name, node_name=name)
 
     def finish(tree: dict) -> None:
         tree["asset"] = {"version": "2.0", "generator": GENERATOR} | ({"extras": extras} if extras else {})

@@ -13,10 +13,12 @@ from ..recipe import Recipe
 from ..settings.mesh import MeshConfig as MeshConfig
 from ..views import Progress
 from . import surface
-from .density import LOG_LIMIT, Field, density_grid, half_size
+from .density import LOG_LIMIT, Field, density_grid, half_size, query
+from .parts import split_by_labels
 from .texture import bake_texture, shell_colors, unwrap
 from .triangle_mesh import TriangleMesh
 
+REST = "rest"  # the part that has no label
 STAGES = {"density": 30, "surface": 10, "decimate": 5, "unwrap": 20, "bake": 35}  # share of the time, in percent
 
 
@@ -55,9 +57,12 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     Returns:
         the mesh; `report` says how it came about, and whether it is watertight or what its defects are.
 
-    Raises ValueError when nothing in the field reaches the threshold; the message names the highest density.
+    Raises ValueError when nothing in the field reaches the threshold (the message names the highest density), or when parts by
+    words are asked of a field without labels.
     """
     config = config or getattr(field, "recipe", Recipe()).mesh
+    if config.parts == "words":
+        refuse_unlabelled(field)
     watch = Stopwatch(progress)
     with watch.stage("density") as tick:
         grid, threshold, highest = density_grid(field, config.resolution, config.density_threshold, tick)
@@ -83,7 +88,25 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
         "faces": len(faces),
         **describe_surface(vertices, faces),
     }
-    pieces = ranked_pieces(vertices, faces)
+    part, part_names, painted = ranked_pieces(vertices, faces), (), np.zeros(len(faces), bool)
+    if config.parts == "pieces":
+        part_names = tuple(f"piece {i + 1}" for i in range(report["pieces"]))
+        report["parts"] = [
+            {"name": name, "volume": volume, "watertight": report["watertight"]}
+            for name, volume in zip(part_names, report["piece_volumes"], strict=True)
+        ]
+    elif config.parts == "words":
+        words = split_by_labels(vertices, faces, normals, label_shares(field, vertices))
+        vertices, normals, faces, part, painted = words.vertices, words.normals, words.faces, words.part, words.caps
+        part_names = tuple([*field.label_names, REST][label] for label in words.labels)
+        report["parts"] = [
+            {"name": name, "volume": round(volume, 6), "watertight": watertight}
+            for name, volume, watertight in zip(part_names, words.volumes, words.watertight, strict=True)
+        ]
+        report["absent"] = [name for name in field.label_names if name not in part_names]
+        report["watertight"] = all(words.watertight)
+    else:
+        part = np.zeros(len(faces), np.int64)
     depth = config.shell_depth * 2 * half_size(field) / config.resolution
     uvs = texture = None
     with watch.stage("unwrap") as tick:
@@ -94,7 +117,17 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     with watch.stage("bake") as tick:
         if config.color == "texture":
             texture, report["texture_coverage"] = bake_texture(
-                field, vertices, normals, uvs, faces, config.texture_size, depth, config.shell_samples, tick
+                field,
+                vertices,
+                normals,
+                uvs,
+                faces,
+                config.texture_size,
+                depth,
+                config.shell_samples,
+                tick,
+                colors,
+                painted,
             )
     report["seconds"] = watch.seconds
     return TriangleMesh(
@@ -104,9 +137,27 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
         vertex_colors=torch.from_numpy(colors),
         uvs=None if uvs is None else torch.from_numpy(uvs),
         texture=None if texture is None else torch.from_numpy(texture),
-        pieces=torch.from_numpy(pieces),
+        part=torch.from_numpy(part),
+        part_names=part_names,
         report=report,
     )
+
+
+def refuse_unlabelled(field: Field) -> None:
+    """Raises ValueError when `field` has no labels to cut by."""
+    if not getattr(field, "label_names", ()) or not bool(field.label_grid.shares.any()):
+        why = getattr(field, "provenance", {}).get("labels", {}).get("note", "")
+        raise ValueError(
+            "the field does not know which part belongs to which word"
+            + (f" ({why})" if why else "")
+            + ": choose parts 'pieces' or 'none', or fit it to views of the sampler with a prompt of two subjects or more"
+        )
+
+
+def label_shares(field: Field, points: np.ndarray) -> np.ndarray:
+    """Shares of the field's labels at points and, last, of none: `[N, S + 1]`, adding up to 1."""
+    shares = query(field, "label_shares", points)
+    return np.concatenate((shares, np.clip(1 - shares.sum(1, keepdims=True), 0, 1) - 0.5), axis=1)
 
 
 def ranked_pieces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -178,7 +178,13 @@ def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
 
 
 def repair(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
-    """Remove degenerate, double and non-manifold faces, then close the holes; a closed surface is returned as it is."""
+    """Remove degenerate, double and non-manifold faces, then close the holes; a closed surface is returned as it is.
+
+    Corners at one and the same place become one: decimation leaves such pairs, and every importer merges them.
+    """
+    places, merged = np.unique(vertices, axis=0, return_inverse=True)
+    if len(places) < len(vertices):
+        vertices, faces = places, merged.reshape(-1)[faces]
     for _ in range(REPAIR_ROUNDS):
         a, b, c = faces.T
         faces = faces[(a != b) & (b != c) & (c != a)]

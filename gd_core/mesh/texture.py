@@ -181,8 +181,13 @@ def bake_texture(
     depth: float,
     samples: int,
     tick: Callable[[float], None],
+    vertex_colors: Float[np.ndarray, "M 3"],
+    painted: Bool[np.ndarray, " F"],
 ) -> tuple[Float[np.ndarray, "size size 3"], float]:
-    """Query the field's colour at every texel of the atlas; returns the padded texture and the covered fraction."""
+    """Query the field's colour at every texel of the atlas; returns the padded texture and the covered fraction.
+
+    Faces that are `painted` (lids over a cut, where the field has no surface) take their corners' colours instead.
+    """
     face_of_texel, barycentric = rasterize_uvs(uvs, faces, size, lambda: tick(0))
     texture = np.zeros((size, size, 3), dtype=np.float32)
     texels = np.flatnonzero(face_of_texel >= 0)
@@ -192,5 +197,8 @@ def bake_texture(
         corner, weight = faces[face_of_texel.ravel()[chosen]], barycentric.reshape(-1, 3)[chosen][..., None]
         points = (vertices[corner] * weight).sum(1)
         directions = unit((normals[corner] * weight).sum(1)).astype(np.float32)
-        texture.reshape(-1, 3)[chosen] = shell_colors(field, points, directions, depth, samples)
+        colors = shell_colors(field, points, directions, depth, samples)
+        lid = painted[face_of_texel.ravel()[chosen]]
+        colors[lid] = (vertex_colors[corner[lid]] * weight[lid]).sum(1)
+        texture.reshape(-1, 3)[chosen] = colors
     return pad_texture(texture, face_of_texel >= 0, lambda: tick(1)), len(texels) / size**2

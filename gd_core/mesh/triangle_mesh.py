@@ -24,7 +24,8 @@ class TriangleMesh:
         uvs: `[N, 2]` float32 in 0..1, v down as in glTF, or None for a mesh with vertex colours only. Vertices on a seam
             of the atlas occur once for each chart.
         texture: `[T, T, 3]` float32 sRGB, 0..1, first row at v = 0, or None.
-        pieces: `[F]` int64, the connected piece that each face belongs to, counting from 0, the largest first.
+        part: `[F]` int64, the part that each face belongs to, counting from 0; one part where `part_names` is empty.
+        part_names: a name for each part; () for a mesh that is one whole.
         report: JSON-able facts of the extraction: threshold, pieces, watertight or the defects, timings.
     """
 
@@ -34,7 +35,8 @@ class TriangleMesh:
     vertex_colors: Float[Tensor, "N 3"]
     uvs: Float[Tensor, "N 2"] | None = None
     texture: Float[Tensor, "T T 3"] | None = None
-    pieces: Int[Tensor, " F"] | None = None
+    part: Int[Tensor, " F"] | None = None
+    part_names: tuple[str, ...] = ()
     report: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,16 +48,21 @@ class TriangleMesh:
             raise ValueError("the mesh's vertices hold NaN or infinite values")
         if (self.uvs is None) != (self.texture is None):
             raise ValueError("a textured mesh needs both uvs and a texture")
-        if self.pieces is None:
-            self.pieces = torch.zeros(len(self.faces), dtype=torch.int64)
+        if self.part is None:
+            self.part = torch.zeros(len(self.faces), dtype=torch.int64)
 
     def y_up(self) -> TriangleMesh:
         """The same mesh in glTF's frame: (x, y, z) becomes (x, z, -y), so that +z (up) becomes +y and -y (front) +z."""
         return replace(self, vertices=z_up_to_y_up(self.vertices), normals=z_up_to_y_up(self.normals))
 
-    def piece(self, index: int) -> TriangleMesh:
-        """One connected piece as a mesh of its own; a textured piece shares the whole texture."""
-        faces = self.faces[self.pieces == index]
+    def parts(self) -> list[tuple[str, TriangleMesh]]:
+        """Each part's name and the part as a mesh of its own, its place kept; textured parts share the whole texture."""
+        if not self.part_names:
+            return [("mesh", self)]
+        return [(name, self._part(index)) for index, name in enumerate(self.part_names)]
+
+    def _part(self, index: int) -> TriangleMesh:
+        faces = self.faces[self.part == index]
         used, inverse = torch.unique(faces, return_inverse=True)
         return TriangleMesh(
             vertices=self.vertices[used],
@@ -66,10 +73,6 @@ class TriangleMesh:
             texture=self.texture,
             report=self.report,
         )
-
-    @property
-    def num_pieces(self) -> int:
-        return int(self.pieces.max()) + 1
 
     def gltf_tensors(self) -> dict[str, Tensor]:
         """The mesh in glTF's conventions with a leading batch axis of one, named as in ComfyUI's MESH type.

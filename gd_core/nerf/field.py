@@ -20,6 +20,7 @@ from ..settings.fit import EncodingConfig, ShapeConfig
 from ..settings.fit import FieldConfig as FieldConfig
 from .compositing import RaySamples, render_weights
 from .encodings import make_encoding
+from .labels import LabelGrid, nearest_label
 from .lighting import Lighting
 from .occupancy import OccupancyGrid
 from .shape import SignedDistanceGrid
@@ -92,6 +93,7 @@ class RadianceField(nn.Module):
         self.shape = SignedDistanceGrid(config.shape, config.half_size)
         self.light = Lighting()
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.half_size)
+        self.label_grid = LabelGrid(half_size=config.half_size)
         self.to(device)
 
     @property
@@ -121,6 +123,19 @@ class RadianceField(nn.Module):
     def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """RGB in 0..1 as views show it: the albedo in the light that falls on the surface there."""
         return (self.albedo(points) * self.light(self.shape.normals(points))).clamp(0, 1)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The subjects that parts of the field are labelled with, in the prompt's order; () for a field without labels."""
+        return self.label_grid.names
+
+    def label_shares(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N S"]:
+        """How much each point is each subject's, 0..1; all 0 where nothing is known."""
+        return self.label_grid.at(points)
+
+    def labels(self, points: Float[Tensor, "N 3"]) -> Int[Tensor, " N"]:
+        """Index into `label_names` of the subject that each point belongs to, -1 where nothing is known."""
+        return nearest_label(self.label_shares(points))
 
     def render_rays(
         self,
@@ -218,6 +233,7 @@ class RadianceField(nn.Module):
             "version": FORMAT_VERSION,
             "config": asdict(self.config),
             "provenance": self.provenance,
+            "labels": list(self.label_names),
             "recipe": json.loads(self.recipe.to_json()),
         }
         write_tensors(path, self.state_dict(), header)
@@ -247,6 +263,8 @@ def load_field(path: str | Path, device: torch.device | str = "auto") -> Radianc
     config["shape"] = ShapeConfig(tuple(config["shape"]["resolutions"]))
     config["encoding"] = EncodingConfig(**config["encoding"])
     loaded = RadianceField(FieldConfig(**config), resolve_device(device))
+    loaded.label_grid = LabelGrid(tuple(header.get("labels", ())), config["half_size"]).to(loaded.device)
+    tensors.setdefault("label_grid.shares", loaded.label_grid.shares)  # older files have no labels
     loaded.load_state_dict(tensors)
     loaded.provenance = header["provenance"]
     loaded.recipe = Recipe.from_json(header.get("recipe", {}), where=f"the recipe in {path}")  # older files have none

@@ -29,6 +29,7 @@ from ..views import USEFUL_PIXELS, Progress, ViewSet
 from .checkpoint import read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
 from .field import RadianceField, RayOutput
+from .labels import label_from_views
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def fit_views(
                 raise
     logger.info("NeRF fit: %d steps in %.0f s, held-back error %.5f", fit.steps_done, fit.elapsed, fit.best_error)
     fit.field.provenance, fit.field.recipe = {"fit": fit.report()}, views.recipe
+    label_from_views(fit.field, views)
     return fit.field
 
 

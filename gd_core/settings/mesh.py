@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+PARTS = ("none", "pieces", "words")
 MAX_UNWRAP_FACES = 400_000  # xatlas takes minutes and more above
 
 
@@ -22,6 +23,8 @@ class MeshConfig:
         min_piece_fraction: connected pieces with less than this part of the largest one's volume are floaters and go, 0..1.
         shell_depth: how far around the surface colour is gathered, in grid cells.
         shell_samples: how many samples of each texel's or vertex's ray are taken there.
+        parts: "none" makes one mesh; "pieces" one part for each connected piece; "words" one closed part for each subject that
+            the field has labels of, cut where their labels meet, and one called "rest" for what has no label.
     """
 
     resolution: int = 256
@@ -32,6 +35,7 @@ class MeshConfig:
     min_piece_fraction: float = 0.01
     shell_depth: float = 1.5
     shell_samples: int = 5
+    parts: Literal["none", "pieces", "words"] = "none"
 
     def __post_init__(self) -> None:
         if not 16 <= self.resolution <= 512 or self.resolution % 4:
@@ -42,6 +46,8 @@ class MeshConfig:
             raise ValueError(f"target_faces must be 0 (keep all) or at least 100, got {self.target_faces}")
         if self.color not in ("texture", "vertex"):
             raise ValueError(f"mesh colour must be 'texture' or 'vertex', got '{self.color}'")
+        if self.parts not in PARTS:
+            raise ValueError(f"parts must be one of {', '.join(PARTS)}, got '{self.parts}'")
         if self.color == "texture" and self.target_faces > MAX_UNWRAP_FACES:
             raise ValueError(
                 f"target_faces {self.target_faces} is too many to unwrap (limit {MAX_UNWRAP_FACES}): "

@@ -64,7 +64,7 @@ class Glb:
 def test_glb_follows_the_specification(textured_mesh, tmp_path):
     glb = Glb(textured_mesh.export(tmp_path / "scene.glb", extras=EXTRAS))
     assert glb.tree["asset"] == {"version": "2.0", "generator": "Grounded-Dreamer", "extras": EXTRAS}
-    assert [mesh["name"] for mesh in glb.tree["meshes"]] == ["piece_1", "piece_2", "piece_3"]
+    assert [mesh["name"] for mesh in glb.tree["meshes"]] == ["piece 1", "piece 2", "piece 3"]
     assert len(glb.tree["materials"]) == len(glb.tree["images"]) == 1
     material = glb.tree["materials"][0]
     assert material["pbrMetallicRoughness"]["metallicFactor"] == 0 and not material.get("doubleSided", False)
@@ -90,7 +90,7 @@ def test_glb_vertex_colours_are_linear_as_gltf_demands(vertex_colored_mesh, tmp_
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.skipif(not (NODE_MODULES / "gltf-validator").is_dir(), reason="run `npm ci` in tests/js for the Khronos validator")
-@pytest.mark.parametrize("fixture", ["textured_mesh", "vertex_colored_mesh"])
+@pytest.mark.parametrize("fixture", ["textured_mesh", "vertex_colored_mesh", "mesh_of_words"])
 def test_khronos_validator_finds_nothing(fixture, request, tmp_path):
     path = request.getfixturevalue(fixture).export(tmp_path / "scene.glb", extras=EXTRAS)
     command = ["node", "-e", VALIDATE, str(NODE_MODULES / "gltf-validator"), str(path)]
@@ -126,7 +126,8 @@ def random_mesh(seed: int, faces: int, textured: bool) -> TriangleMesh:
         vertex_colors=torch.rand(3 * faces, 3, generator=generator),
         uvs=torch.rand(3 * faces, 2, generator=generator) if textured else None,
         texture=torch.rand(16, 16, 3, generator=generator) if textured else None,
-        pieces=torch.arange(faces) % 3 if faces > 2 else None,
+        part=torch.arange(faces) % 3 if faces > 2 else None,
+        part_names=("a", "b", "c") if faces > 2 else (),
     )
 
 

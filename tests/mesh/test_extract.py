@@ -22,13 +22,13 @@ def surface_colors(mesh: TriangleMesh) -> torch.Tensor:
 
 
 def test_objects_that_are_apart_come_out_as_pieces_with_their_own_colours(textured_mesh):
-    assert textured_mesh.num_pieces == textured_mesh.report["pieces"] == 3
+    assert len(textured_mesh.parts()) == textured_mesh.report["pieces"] == 3
     volumes = textured_mesh.report["piece_volumes"]
     assert volumes == sorted(volumes, reverse=True)
     colors = surface_colors(textured_mesh)
-    found = {tuple(round(float(c), 2) for c in colors[textured_mesh.pieces == piece].median(0).values) for piece in range(3)}
+    found = {tuple(round(float(c), 2) for c in colors[textured_mesh.part == piece].median(0).values) for piece in range(3)}
     assert found == {RED, BLUE, GREEN}
-    spread = [colors[textured_mesh.pieces == piece].std(0).max() for piece in range(3)]
+    spread = [colors[textured_mesh.part == piece].std(0).max() for piece in range(3)]
     assert max(spread) < 0.02
 
 
@@ -48,13 +48,13 @@ def test_texture_and_vertex_colours_agree_with_the_field(textured_mesh, vertex_c
 
 
 def test_the_same_field_gives_the_same_mesh(textured_mesh):
-    again = extract_mesh(THREE_SOLIDS, MeshConfig(**SMALL))
-    for name in ("vertices", "faces", "normals", "uvs", "texture", "vertex_colors", "pieces"):
+    again = extract_mesh(THREE_SOLIDS, MeshConfig(**SMALL, parts="pieces"))
+    for name in ("vertices", "faces", "normals", "uvs", "texture", "vertex_colors", "part"):
         assert torch.equal(getattr(again, name), getattr(textured_mesh, name)), name
 
 
 def test_pieces_can_be_taken_apart(textured_mesh):
-    parts = [textured_mesh.piece(index) for index in range(3)]
+    parts = [part for _, part in textured_mesh.parts()]
     assert sum(len(part.faces) for part in parts) == len(textured_mesh.faces)
     centres = np.stack([part.vertices.mean(0).numpy() for part in parts])
     assert sorted(np.round(centres[:, 0], 1).tolist()) == pytest.approx([-0.4, 0.0, 0.4], abs=0.11)

@@ -108,7 +108,7 @@ def test_the_field_is_fitted_to_images_from_upstream(run, field, ball_views, bal
     assert torch.equal(ball, ball_views.args[0].images)  # the images that came in are as they were
 
 
-@pytest.mark.parametrize("show", ["normals", "depth", "opacity"])
+@pytest.mark.parametrize("show", ["normals", "depth", "opacity", "words"])
 def test_the_turntable_shows_more_than_colour(run, field, show):
     frames = run("Turntable", field=field, frames=1, size=24, show=show).args[0]
     assert frames.shape == (1, 24, 24, 3) and 0 <= frames.min() and frames.max() <= 1
@@ -225,7 +225,7 @@ def test_cancelling_stops_at_the_next_step_and_the_next_run_goes_on(run, nodes, 
 def test_sampling_stops_between_two_layers_and_leaves_no_hook(run, model):
     from comfy import model_management  # noqa: PLC0415
 
-    parts = model.parts
+    parts = model.patcher.model
     layers = list(parts.unet.modules())
     middle = parts.unet.mid_block.resnets[0].register_forward_pre_hook(
         lambda layer, inputs: setattr(model_management, "interrupted", True)

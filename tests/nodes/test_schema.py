@@ -13,7 +13,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FROZEN_IDS = {  # shipped: workflows of users name them
     "GroundedDreamerLoadMVDream",
-    "GroundedDreamerLoadLoRA",
     "GroundedDreamerFocusPrompt",
     "GroundedDreamerSampleViews",
     "GroundedDreamerFitNeRF",
@@ -22,14 +21,12 @@ FROZEN_IDS = {  # shipped: workflows of users name them
     "GroundedDreamerViewsFromImages",
     "GroundedDreamerViewGrid",
     "GroundedDreamerAttentionHeatMaps",
+    "GroundedDreamerSubjectMasks",
     "GroundedDreamerTurntable",
     "GroundedDreamerSaveField",
     "GroundedDreamerLoadField",
     "GroundedDreamerEvaluate",
     "GroundedDreamerCompare",
-    "GroundedDreamerViewsByName",
-    "GroundedDreamerLoadMesh",
-    "GroundedDreamerProjectViews",
 }
 
 
