@@ -2,14 +2,16 @@
 
     python -m tools.tiny.data --out RUN --shards 16
 
-A shard holds images `[n, 4, 64, 64, 3]` uint8, c2w `[n, 4, 4, 4]` float32 and, in its header, the prompts. Shard k is made from
-seed k alone, so shards can be rendered in any order, in several processes, and again.
+A shard holds images `[n, 4, 128, 128, 3]` uint8, c2w `[n, 4, 4, 4]` float32, how far the first thing with a front turns it to
+each camera, `front` `[n, 4]` (the cosine; 0 where nothing has a front), and, in its header, the prompts. Shard k is made
+from seed k alone, so shards can be rendered in any order, in several processes, and again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 from pathlib import Path
 
@@ -18,29 +20,43 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gd_core.cameras import orbit_cameras
+from gd_core.cameras import Cameras, orbit_cameras
 
 from .renderer import render
-from .scenes import random_scene
+from .scenes import Scene, random_scene
+from .toys import FRONTED
 
 SCENES_PER_SHARD = 1024
-IMAGE_SIZE = 64
+IMAGE_SIZE = 128
+SINGLE_SHARE = 0.45  # of the scenes; with few of them "a photo of a red ball" became two balls
+WORLD_SHARES = {"solids": 0.3, "toys": 0.5, "mixed": 0.2}
 
 
 def make_shard(index: int, scenes: int = SCENES_PER_SHARD) -> tuple[dict[str, Tensor], list[str]]:
     """Half of the scenes are seen by the default orbit (azimuth 90, elevation 15), the others by any."""
     rng = random.Random(f"train-{index}")
-    images, c2w, prompts = [], [], []
+    images, c2w, fronts, prompts = [], [], [], []
     for _ in range(scenes):
-        scene = random_scene(rng, 1 if rng.random() < 0.3 else 2)
+        world = rng.choices(tuple(WORLD_SHARES), tuple(WORLD_SHARES.values()))[0]
+        scene = random_scene(rng, 1 if rng.random() < SINGLE_SHARE else 2, world=world)
         default = rng.random() < 0.5
         cameras = orbit_cameras(4, 15.0 if default else rng.uniform(0, 30), 90.0 if default else rng.uniform(0, 360))
         grey = 1.0 if rng.random() < 0.5 else rng.uniform(0.6, 1.0)
         views, _ = render(scene.solids, cameras, IMAGE_SIZE, (grey, grey, grey))
         images.append((views * 255).round().byte())
         c2w.append(cameras.c2w)
+        fronts.append(front(scene, cameras))
         prompts.append(scene.prompt)
-    return {"images": torch.stack(images), "c2w": torch.stack(c2w)}, prompts
+    return {"images": torch.stack(images), "c2w": torch.stack(c2w), "front": torch.stack(fronts)}, prompts
+
+
+def front(scene: Scene, cameras: Cameras) -> Tensor:
+    """`[V]`: cosine of the angle about the vertical between the first fronted thing's front and each camera; 0 without one."""
+    thing = next((s for s in scene.solids if s.shape in FRONTED), None)
+    if thing is None:
+        return torch.zeros(len(cameras))
+    toward = torch.nn.functional.normalize(cameras.positions[:, :2] - torch.tensor(thing.center[:2]), dim=1)
+    return toward @ torch.tensor([math.cos(thing.yaw), math.sin(thing.yaw)])
 
 
 def load_shard(path: Path) -> tuple[dict[str, Tensor], list[str]]:

@@ -1,7 +1,8 @@
 """Which coloured solids are in four views of a scene, and do the views agree?
 
 Colours come from hue segmentation; shapes from a small network on the segmented patch, trained on renders (half of them passed
-through the autoencoder, so that its softness does not count as a wrong shape). It knows nothing of any prompt.
+through the autoencoder, so that its softness does not count as a wrong shape). It knows nothing of any prompt. Of toys it
+knows the colour only: what shape it calls them means nothing.
 
     python -m tools.tiny.judge train --run RUN       writes tools/tiny/judge.safetensors
     python -m tools.tiny.judge validate              accuracy on renders of seeds never trained on
@@ -27,7 +28,8 @@ from torch import Tensor, nn
 from gd_core.cameras import orbit_cameras
 
 from .renderer import render
-from .scenes import COLORS, NOUN_TO_SHAPE, SHAPES, random_scene
+from .scenes import COLORS, NOUN_TO_SHAPE, random_scene
+from .toys import SOLIDS
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
 PATCH = 28
@@ -99,7 +101,7 @@ class ShapeNet(nn.Sequential):
         super().__init__(
             nn.Conv2d(4, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 32, 3, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(32, 48, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(48, 64, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, len(SHAPES)),
+            nn.Flatten(), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, len(SOLIDS)),
         )  # fmt: skip
 
 
@@ -132,7 +134,7 @@ def judge_view(view: Tensor) -> dict[str, Blob]:
         touches = frozenset(o for o, m in masks.items() if o != color and (grown[color] & m).any())
         best = int(p.argmax())
         blobs[color] = Blob(
-            color, int(mask.sum()), (float(columns.mean()), float(rows.mean())), SHAPES[best], float(p[best]), touches
+            color, int(mask.sum()), (float(columns.mean()), float(rows.mean())), SOLIDS[best], float(p[best]), touches
         )
     return blobs
 
@@ -230,9 +232,9 @@ def _training_patches(run: Path, shards: int) -> tuple[Tensor, Tensor]:
             for view in views:
                 masks, found = _patches(view)
                 for color, patch in zip(masks, found, strict=True):
-                    if color in shape_of:
+                    if shape_of.get(color) in SOLIDS:
                         patches.append(patch.half())
-                        labels.append(SHAPES.index(shape_of[color]))
+                        labels.append(SOLIDS.index(shape_of[color]))
     return torch.stack(patches), torch.tensor(labels)
 
 

@@ -1,14 +1,16 @@
-"""Scenes of coloured solids and the prompts that name them: the tiny model's whole world.
+"""Scenes of coloured solids and toys and the prompts that name them: the tiny model's whole world.
 
-A scene is one to three solids around the origin. Training never sees the colour-shape pairs in `HELD_OUT_PAIRS` nor any scene
-of three; both are what a compositional model has to earn.
+A scene is one to three things around the origin: solids, toys or both. Training never sees the colour-shape pairs in
+`HELD_OUT_PAIRS` nor any scene of three; both are what a compositional model has to earn.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from .toys import SOLIDS, TOYS, extent
 
 COLORS = {  # hue in degrees; saturation and value stay high so that colour alone tells solids apart
     "red": (0.86, 0.10, 0.12),
@@ -20,14 +22,30 @@ COLORS = {  # hue in degrees; saturation and value stay high so that colour alon
     "purple": (0.52, 0.16, 0.80),
     "pink": (0.95, 0.42, 0.72),
 }
-SHAPES = ("cube", "sphere", "cylinder", "cone", "torus")
-SYNONYMS = {"cube": ("cube", "cube", "box"), "sphere": ("sphere", "sphere", "ball"), "torus": ("torus", "torus", "ring")}
+SHAPES = (*SOLIDS, *TOYS)
+SYNONYMS = {
+    "cube": ("cube", "cube", "box"),
+    "sphere": ("sphere", "sphere", "ball"),
+    "torus": ("torus", "torus", "ring"),
+    "rabbit": ("rabbit", "rabbit", "bunny"),
+    "mug": ("mug", "mug", "cup"),
+}
+WORLDS = ("solids", "toys", "mixed")  # "mixed": solids and toys in one scene
+STANDS = ("cube", "cylinder", "table")  # what toys and solids may be put on when there are toys
+PUT_ON = ("sphere", "cube", "cone", "cat", "dog", "rabbit", "bear", "duck", "robot", "mug", "mushroom")
 SIZES = {"small": (0.74, 0.82), "big": (1.12, 1.22), "": (0.9, 1.08)}
+BASE_RADIUS = {1: 0.62, 2: 0.42, 3: 0.34}  # by the number of things, world units
+TOY_RADIUS = {1: 0.88, 2: 0.56, 3: 0.44}
+FRAME = 0.97  # half of what the default cameras see at the origin, less some
+FACING_SHARE = 0.5  # of the toys face the default orbit's first camera, less or more
 SIZE_WORDS = {"small": ("small", "little"), "big": ("big", "large")}
 RELATIONS = {"beside": ("next to", "beside", "near", "and", "with"), "on top of": ("on top of", "on")}
 HELD_OUT_PAIRS = frozenset(
     {("red", "torus"), ("orange", "cone"), ("yellow", "cylinder"), ("green", "sphere"),
-     ("cyan", "cube"), ("blue", "cone"), ("purple", "cube"), ("pink", "sphere")}
+     ("cyan", "cube"), ("blue", "cone"), ("purple", "cube"), ("pink", "sphere"),
+     ("red", "cat"), ("green", "dog"), ("orange", "rabbit"), ("cyan", "bear"), ("blue", "duck"),
+     ("purple", "car"), ("pink", "house"), ("yellow", "robot"), ("red", "mug"), ("green", "chair"),
+     ("orange", "table"), ("cyan", "tree"), ("blue", "mushroom"), ("purple", "rocket")}
 )  # fmt: skip
 NOUN_TO_SHAPE = {word: shape for shape in SHAPES for word in (*SYNONYMS.get(shape, (shape,)), shape)}
 VOCABULARY = sorted(
@@ -39,11 +57,12 @@ VOCABULARY = sorted(
 
 @dataclass(frozen=True)
 class Solid:
-    """One solid, standing upright.
+    """One solid or toy, standing upright.
 
     Attributes:
         shape: one of `SHAPES`; color: a key of `COLORS`; size: "small", "big" or "" (unsaid).
-        radius: half its extent, world units; center: world units; yaw: radians about z.
+        radius: half its extent, world units; center: world units.
+        yaw: radians about z; at 0 its front faces azimuth 90, the default orbit's first camera.
     """
 
     shape: str
@@ -55,13 +74,12 @@ class Solid:
 
     @property
     def half_height(self) -> float:
-        return self.radius * {"cube": 0.76, "sphere": 0.9, "cylinder": 0.95, "cone": 0.92, "torus": 0.3}[self.shape]
+        return self.radius * extent(self.shape)[0]
 
     @property
     def footprint(self) -> float:
         """Radius of the upright cylinder that holds it."""
-        share = {"cube": 0.76 * math.sqrt(2), "sphere": 0.9, "cylinder": 0.62, "cone": 0.86, "torus": 1.0}
-        return self.radius * share[self.shape]
+        return self.radius * extent(self.shape)[1]
 
 
 @dataclass(frozen=True)
@@ -73,29 +91,52 @@ class Scene:
     relation: str = ""
 
 
-def seen_pairs() -> list[tuple[str, str]]:
-    return [(c, s) for c in COLORS for s in SHAPES if (c, s) not in HELD_OUT_PAIRS]
+def seen_pairs(shapes: tuple[str, ...] = SOLIDS) -> list[tuple[str, str]]:
+    return [(c, s) for c in COLORS for s in shapes if (c, s) not in HELD_OUT_PAIRS]
 
 
-def random_scene(rng: random.Random, count: int, held_out: bool = False, relation: str | None = None) -> Scene:
-    """A scene of `count` solids (1 to 3) of different colours; with `held_out` every colour-shape pair is a held-out one."""
-    pairs = sorted(HELD_OUT_PAIRS) if held_out else seen_pairs()
+def random_scene(
+    rng: random.Random, count: int, held_out: bool = False, relation: str | None = None, world: str = "solids"
+) -> Scene:
+    """A scene of `count` things (1 to 3) of different colours; with `held_out` every colour-shape pair is a held-out one."""
+    shapes = {"solids": SOLIDS, "toys": TOYS, "mixed": SHAPES}[world]
+    pairs = [(c, s) for c, s in sorted(HELD_OUT_PAIRS) if s in shapes] if held_out else seen_pairs(shapes)
     chosen: list[tuple[str, str]] = []
     while len(chosen) < count:
         pair = rng.choice(pairs)
+        if world == "mixed" and chosen and (chosen[0][1] in SOLIDS) == (pair[1] in SOLIDS) and len(chosen) == 1:
+            continue  # of each kind one
         if all(pair[0] != c for c, _ in chosen):
             chosen.append(pair)
     if relation is None:
         relation = "" if count == 1 else ("on top of" if count == 2 and rng.random() < 0.2 else "beside")
+    if relation == "on top of" and world != "solids" and (chosen[0][1] not in PUT_ON or chosen[1][1] not in STANDS):
+        relation = "beside"
     sizes = [rng.choice(("small", "big")) if rng.random() < 0.25 else "" for _ in chosen]
-    base = {1: 0.62, 2: 0.42, 3: 0.34}[count]
     solids = []
     for (color, shape), size in zip(chosen, sizes, strict=True):
+        base = (BASE_RADIUS if shape in SOLIDS else TOY_RADIUS)[count]
         radius = base * rng.uniform(*SIZES[size])
         yaw = rng.uniform(0, 2 * math.pi)
+        if shape in TOYS and rng.random() < FACING_SHARE:
+            yaw = rng.uniform(-0.45, 0.45)
         solids.append(Solid(shape, color, size, radius, (0.0, 0.0, 0.0), yaw))
+    if world != "solids":
+        solids = _fit_in_frame(solids, relation)
     solids = _arrange(rng, solids, relation)
     return Scene(tuple(solids), _prompt(rng, solids, relation), relation)
+
+
+def _fit_in_frame(solids: list[Solid], relation: str) -> list[Solid]:
+    """All made smaller alike where the scene would reach out of the pictures."""
+    if relation == "beside":
+        reach = sum(s.footprint for s in solids) * (0.5 if len(solids) == 2 else 0.4) + max(s.footprint for s in solids)
+    elif relation == "on top of":
+        reach = sum(s.half_height for s in solids)
+    else:
+        reach = 0.0
+    share = min(1.0, FRAME / reach) if reach else 1.0
+    return [replace(s, radius=s.radius * share) for s in solids]
 
 
 def _arrange(rng: random.Random, solids: list[Solid], relation: str) -> list[Solid]:
@@ -132,6 +173,20 @@ def _prompt(rng: random.Random, solids: list[Solid], relation: str) -> str:
     else:
         text = f"{phrases[0]}, {phrases[1]} and {phrases[2]}"
     return rng.choice(("{}", "{}", "{}", "a photo of {}", "a render of {}", "{} .")).format(text)
+
+
+def with_partner(rng: random.Random, prompt: str) -> str:
+    """The prompt of one thing, made to name a second of another colour, before or after it."""
+    color = next(word for word in prompt.split() if word in COLORS)
+    partner = color, ""
+    while partner[0] == color:
+        partner = rng.choice(seen_pairs(SHAPES))
+    phrase = _noun_phrase(rng, Solid(partner[1], partner[0], "", 1.0, (0.0, 0.0, 0.0), 0.0))
+    words = rng.choice(RELATIONS["beside"])
+    prompt = prompt.removesuffix(" .")
+    if " of " in prompt or rng.random() < 0.5:
+        return f"{prompt} {words} {phrase}"
+    return f"{phrase} {words} {prompt}"
 
 
 def _noun_phrase(rng: random.Random, solid: Solid) -> str:
