@@ -225,5 +225,3 @@ def test_the_tokenizer_numbers_its_words_the_same_in_every_process(tmp_path):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True, cwd=ROOT)
     first, second = (json.loads((tmp_path / name / "vocab.json").read_text()) for name in ("first", "second"))
     assert first == second
-    shipped = json.loads((ROOT / "gd_core/weights/tiny/tokenizer/vocab.json").read_text())
-    assert {word: shipped[word + "</w>"] for word in ("a", "red", "top")} == {w: first[w + "</w>"] for w in ("a", "red", "top")}

@@ -16,6 +16,7 @@ from gd_core.diffusion.card import TINY
 from gd_core.diffusion.model import MVDream, MVDreamConfig
 from gd_core.recipe import Recipe
 
+from .data import IMAGE_SIZE
 from .scenes import VOCABULARY
 from .unet import GEOMETRY, SCHEDULER_CONFIG, SUFFIX, load_averaged
 
@@ -23,9 +24,9 @@ from .unet import GEOMETRY, SCHEDULER_CONFIG, SUFFIX, load_averaged
 def assemble(run: Path) -> MVDream:
     trained = load_averaged(run)
     config = MVDreamConfig(
-        name="tiny MVDream (coloured solids)",
+        name="tiny MVDream (toys and coloured solids)",
         prompt_suffix=SUFFIX,
-        image_size=64,
+        image_size=IMAGE_SIZE,
         fov_y_deg=GEOMETRY["fov_y_deg"],
         distance=GEOMETRY["distance"],
         text_padding="start",

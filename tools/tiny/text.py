@@ -1,4 +1,4 @@
-"""The tiny model's tokenizer and text encoder: stock CLIP classes over some forty words."""
+"""The tiny model's tokenizer and text encoder: stock CLIP classes over some sixty words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .scenes import VOCABULARY
+from .toys import SOLIDS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 MAX_TOKENS = 77
@@ -66,6 +67,22 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+@torch.no_grad()
+def start_tokens_from(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, given: CLIPTextModel, its: CLIPTokenizer) -> None:
+    """All of `given`'s weights, the token embeddings by their spelling; what it has no token for starts at the nouns' mean."""
+    own, old = encoder.state_dict(), given.state_dict()
+    name = next(n for n in own if n.endswith("token_embedding.weight"))
+    rows, numbers = old[name], its.get_vocab()
+    start = torch.stack([rows[numbers[f"{noun}</w>"]] for noun in SOLIDS]).mean(0)
+    embeddings = torch.stack(
+        [
+            rows[numbers[token]] if token in numbers else start + rows.std(0) * torch.randn(len(start)) / 2
+            for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        ]
+    )
+    encoder.load_state_dict(old | {name: embeddings})
 
 
 def embed(text_encoder: CLIPTextModel, token_ids: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """Stage 3: train the UNet and the text encoder on the shards' latents.
 
     python -m tools.tiny.unet --run RUN --steps 9000
+    python -m tools.tiny.unet --run RUN --steps 4000 --warm-start BUNDLE
 
 Resumes from RUN/checkpoint.pt. What opens the path between views (see docs/tiny_model.md): v-prediction, noise levels and loss
-weight shifted to high noise, ray geometry in self-attention, and scenes of which some views are nearly clean.
+weight shifted to high noise, ray geometry in self-attention, and scenes of which some views are nearly clean. As in
+MVDream, 30 % of the batches are single images without a camera. Some captions name a second thing that is not there, until the
+last fifth of the training: with captions that always fit, attention need not learn which word belongs where.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +23,21 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gd_core.cameras import camera_conditioning
 from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.multiview import RayGeometry, install_multiview_attention, predict_noise
 
-from .scenes import COLORS
-from .text import WIDTH, embed, make_text_encoder, make_tokenizer
+from .scenes import COLORS, with_partner
+from .text import WIDTH, embed, make_text_encoder, make_tokenizer, start_tokens_from
 
 UNET_CONFIG = {
     "sample_size": 16,
     "in_channels": 4,
     "out_channels": 4,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "only_cross_attention": (True, False),  # at the latents' own size words are read, but views are not joined: too dear
     "block_out_channels": (64, 128),
     "layers_per_block": 2,
     "attention_head_dim": 4,  # diffusers' name for the number of heads
@@ -57,7 +61,10 @@ SCHEDULER_CONFIG = {  # Stable Diffusion's schedule, but for the prediction type
 }
 SUFFIX = ", 3d asset"
 PROMPT_DROPOUT = 0.1
-SINGLE_SHARE = 0.45  # of the scenes drawn; at the shards' 0.3, one solid was drawn twice too often
+FLAT_SHARE = 0.3  # of the batches are single images without camera (MVDream, section 3.2)
+FACING_SHARE = 0.6  # of those show the thing's front where it has one: photographs are taken from in front
+CLAIM_SHARE = 0.27  # of the scenes with one thing have a caption that names another, too
+CLAIMS_UNTIL = 0.8  # of the training
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -68,31 +75,47 @@ def make_unet() -> UNet2DConditionModel:
 
 @dataclass
 class Latents:
-    """All encoded shards: latents `[n, 4, 4, 16, 16]`, camera vectors `[n, 4, 16]`, token ids `[n, 77]`, `single` `[n]`."""
+    """All encoded shards.
+
+    Attributes:
+        latents: `[n, 4, 4, 16, 16]`; cameras: `[n, 4, 16]`; front: `[n, 4]`, how far a thing's front turns to each camera.
+        tokens: `[n, 77]` of the captions; claims: `[n, 77]`, the same where the scene has two things, and where it has one,
+            of a caption that names a second; single: `[n]`.
+    """
 
     latents: Tensor
     cameras: Tensor
+    front: Tensor
     tokens: Tensor
+    claims: Tensor
     single: Tensor
 
     @classmethod
     def load(cls, run: Path, tokenizer) -> Latents:
-        latents, cameras, prompts = [], [], []
+        latents, cameras, front, prompts = [], [], [], []
         for path in sorted((run / "latents").glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 latents.append(file.get_tensor("latents"))
                 cameras.append(camera_conditioning(file.get_tensor("c2w").flatten(0, 1)).unflatten(0, (-1, 4)))
+                front.append(file.get_tensor("front"))
                 prompts += json.loads(file.metadata()["prompts"])
-        tokens = tokenizer([p + SUFFIX for p in prompts], padding="max_length", return_tensors="pt").input_ids
         single = torch.tensor([sum(word in COLORS for word in p.split()) == 1 for p in prompts])
-        return cls(torch.cat(latents), torch.cat(cameras), tokens, single)
+        rng = random.Random(len(prompts))
+        claims = [with_partner(rng, p) if alone else p for p, alone in zip(prompts, single.tolist(), strict=True)]
+        tokens, claims = (
+            tokenizer([p + SUFFIX for p in texts], padding="max_length", return_tensors="pt").input_ids
+            for texts in (prompts, claims)
+        )
+        return cls(torch.cat(latents), torch.cat(cameras), torch.cat(front), tokens, claims, single)
 
-    def draw(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Indices `[batch]`, of scenes of one solid in `SINGLE_SHARE` of the cases."""
-        ones, others = self.single.nonzero()[:, 0], (~self.single).nonzero()[:, 0]
-        of_ones = ones[torch.randint(len(ones), (batch,), generator=generator)]
-        of_others = others[torch.randint(len(others), (batch,), generator=generator)]
-        return torch.where(torch.rand(batch, generator=generator) < SINGLE_SHARE, of_ones, of_others)
+    def captions(self, index: Tensor, claim_share: float, generator: torch.Generator) -> Tensor:
+        claiming = self.single[index] & (torch.rand(len(index), generator=generator) < claim_share)
+        return torch.where(claiming[:, None], self.claims[index], self.tokens[index])
+
+    def facing(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """One view of each scene `[batch]`: the one that its front faces in `FACING_SHARE` of the cases, or any."""
+        any_view = torch.randint(4, (len(index),), generator=generator)
+        return torch.where(torch.rand(len(index), generator=generator) < FACING_SHARE, self.front[index].argmax(1), any_view)
 
 
 class Model(nn.Module):
@@ -127,15 +150,50 @@ def loss_weight(snr: Tensor, progress: float) -> Tensor:
     return ((1 + snr) / snr).clamp(max=cap)
 
 
+def start_from_bundle(model: Model, bundle: str) -> None:
+    """A bundle's weights wherever names and shapes fit; attention that it lacks starts as a no-op, new words near old ones."""
+    source = load_mvdream(bundle, device="cpu", dtype=torch.float32)
+    own, given = model.unet.state_dict(), source.unet.state_dict()
+    misfits = [n for n in given if n not in own or own[n].shape != given[n].shape]
+    if misfits:
+        raise ValueError(f"{bundle} is no start for this UNet: {misfits[:3]} do not fit")
+    model.unet.load_state_dict(own | given)
+    with torch.no_grad():
+        for name, parameter in model.unet.named_parameters():
+            if name not in given and ".proj_out." in name:
+                parameter.zero_()
+    start_tokens_from(model.text_encoder, model.tokenizer, source.text_encoder, source.tokenizer)
+
+
+def draw_batch(data: Latents, batch: int, progress: float, opening: float, flat: bool, generator: torch.Generator) -> tuple:
+    """Clean latents `[b, V, 4, h, w]`, timesteps `[b, V]`, token ids `[b, 77]`, camera vectors `[b * V, 16]` or None.
+
+    V is 4 and b `batch`; with `flat` V is 1, b is 4 x `batch`, and there are no cameras.
+    """
+    size = 4 * batch if flat else batch
+    index = torch.randint(len(data.latents), (size,), generator=generator)
+    tokens = data.captions(index, CLAIM_SHARE if progress < CLAIMS_UNTIL else 0.0, generator)
+    t = draw_timesteps(size, opening, generator)
+    if flat:
+        return data.latents[index, data.facing(index, generator)][:, None].float(), t[:, :1], tokens, None
+    return data.latents[index].float(), t, tokens, data.cameras[index].flatten(0, 1)
+
+
 def train(
-    run: Path, steps: int, batch: int, learning_rate: float, compiled: bool = False, warm_start: str | None = None
+    run: Path,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    compiled: bool = False,
+    warm_start: str | None = None,
+    device: str = "cpu",
 ) -> None:
     torch.manual_seed(0)
     model = Model(run)
-    if warm_start:
-        start_from = load_mvdream(warm_start, device="cpu", dtype=torch.float32)
-        model.unet.load_state_dict(start_from.unet.state_dict())
-        model.text_encoder.load_state_dict(start_from.text_encoder.state_dict())
+    checkpoint = run / "checkpoint.pt"
+    if warm_start and not checkpoint.exists():
+        start_from_bundle(model, warm_start)
+    model.to(device)
     model.unet.to(memory_format=torch.channels_last)
     parameters = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]
@@ -148,47 +206,45 @@ def train(
         weight_decay=0.01,
         fused=True,
     )
-    base = [group["lr"] for group in optimizer.param_groups]
+    base = [learning_rate, 1e-2]
     generator = torch.Generator().manual_seed(0)
     first, seconds = 0, 0.0
     predict = torch.compile(predict_noise) if compiled else predict_noise
-    checkpoint = run / "checkpoint.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
-        generator.set_state(state["generator"])
+        generator.set_state(state["generator"].cpu())
         first, seconds = state["step"], state["seconds"]
     data = Latents.load(run, model.tokenizer)
     alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod
     empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids
     log = (run / "unet.jsonl").open("a")
     start = time.time() - seconds
-    sums = torch.zeros(10), torch.zeros(10)
+    sums = torch.zeros(2, 10), torch.zeros(2, 10)
     for step in range(first, steps):
         progress = step / steps
         opening = max(progress, 0.5) if warm_start else progress  # a warm start has its views agreeing already
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * rate
-        if step % 200 == 0 and step < steps // 2:
+        if step % 200 == 0 and step > first:
             data = Latents.load(run, model.tokenizer)  # shards may still be coming in
-        index = data.draw(batch, generator)
-        t = draw_timesteps(batch, opening, generator)
-        clean = data.latents[index].float()
+        flat = bool(torch.rand((), generator=generator) < FLAT_SHARE)
+        clean, t, tokens, cameras = draw_batch(data, batch, progress, opening, flat, generator)
         noise = torch.randn(clean.shape, generator=generator)
         alpha = alphas[t][:, :, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        tokens = torch.where(torch.rand(batch, 1, generator=generator) < PROMPT_DROPOUT, empty, data.tokens[index])
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            context = embed(model.text_encoder, tokens)
-            latents = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            out = predict(model.unet, latents, t.flatten(), context, data.cameras[index].flatten(0, 1), 4)
-        error = ((out.float().unflatten(0, (-1, 4)) - target) ** 2).mean((2, 3, 4))
+        tokens = torch.where(torch.rand(len(tokens), 1, generator=generator) < PROMPT_DROPOUT, empty, tokens)
+        context = embed(model.text_encoder, tokens.to(device))
+        latents = noisy.flatten(0, 1).to(device).contiguous(memory_format=torch.channels_last)
+        cameras = None if cameras is None else cameras.to(device)
+        out = predict(model.unet, latents, t.flatten().to(device), context, cameras, t.shape[1])
+        error = ((out.unflatten(0, t.shape) - target.to(device)) ** 2).mean((2, 3, 4))
         snr = (alpha / (1 - alpha))[:, :, 0, 0, 0]
-        loss = (loss_weight(snr, opening) * error).mean()
+        loss = (loss_weight(snr, opening).to(device) * error).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -196,12 +252,15 @@ def train(
         decay = min(0.998, (step + 10) / (step + 100))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         bins = (t.flatten() // 100).clamp(max=9)
-        sums[0].index_add_(0, bins, error.detach().flatten())
-        sums[1].index_add_(0, bins, torch.ones(bins.numel()))
+        sums[0][int(flat)].index_add_(0, bins, error.detach().flatten().cpu())
+        sums[1][int(flat)].index_add_(0, bins, torch.ones(bins.numel()))
         if (step + 1) % 50 == 0:
             row = {"step": step + 1, "seconds": time.time() - start, "loss": loss.item(), "norm": norm.item()}
-            row["v_error"] = [round(v, 4) for v in (sums[0] / sums[1].clamp(min=1)).tolist()]
-            sums = torch.zeros(10), torch.zeros(10)
+            row["scenes"] = len(data.latents)
+            row["v_error"], row["v_error_flat"] = [
+                [round(v, 4) for v in (s / n.clamp(min=1)).tolist()] for s, n in zip(*sums, strict=True)
+            ]
+            sums = torch.zeros(2, 10), torch.zeros(2, 10)
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)
@@ -221,7 +280,7 @@ def train(
 def load_averaged(run: Path) -> Model:
     """The exponential moving average of the weights in RUN/checkpoint.pt, ready to run."""
     model = Model(run)
-    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    state = torch.load(run / "checkpoint.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["model"])
     with torch.no_grad():
         for parameter, value in zip([p for p in model.parameters() if p.requires_grad], state["average"], strict=True):
@@ -237,10 +296,13 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile: two minutes, then 1.5 times as fast")
-    parser.add_argument("--warm-start", metavar="BUNDLE", help="begin from a bundle's weights; its vae/ must be RUN/vae")
+    parser.add_argument(
+        "--warm-start", metavar="BUNDLE", help="begin from a bundle's weights; RUN/vae must be aligned with its vae/"
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start)
+    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start, args.device)
 
 
 if __name__ == "__main__":

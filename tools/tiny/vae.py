@@ -1,10 +1,14 @@
 """Stage 2: train the autoencoder, then turn the shards into latents.
 
-    python -m tools.tiny.vae --run RUN --steps 2000
+    python -m tools.tiny.vae --run RUN --steps 2400 --align tiny
+    python -m tools.tiny.vae --run RUN --decoder-steps 6000      the decoder alone goes on, latents stay what they are
+    python -m tools.tiny.vae --run RUN --encode                  only the shards that have no latents yet
 
-Each latent channel is brought to mean 0 and standard deviation 1 over the training set by folding that affine map into
-`quant_conv` and `post_quant_conv`, so the bundle's scaling factor is 1 and a plain background fits Stable Diffusion's
-schedule, which ends just short of pure noise.
+Views are 128 x 128, latents 16 x 16 x 4. `--align BUNDLE` pulls the latents towards those that a bundle's factor-4 encoder
+gives of the views at half size, where that bundle can draw what is there (it knows no black eyes), so that its UNet already
+understands them. Two of three batches are 64 x 64 pieces with something in them. Without `--align` each latent channel is
+brought to mean 0 and standard deviation 1 over the training set. Either way the bundle's scaling factor is 1 and a plain
+background fits Stable Diffusion's schedule, which ends just short of pure noise. Every phase resumes.
 """
 
 from __future__ import annotations
@@ -20,58 +24,148 @@ from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data import load_shard
+from gd_core.diffusion import load_mvdream
+
+from .data import IMAGE_SIZE, load_shard
 
 CONFIG = {
     "in_channels": 3,
     "out_channels": 3,
     "latent_channels": 4,
-    "block_out_channels": (16, 32, 64),
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "block_out_channels": (8, 16, 32, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 1,
-    "norm_num_groups": 8,
+    "norm_num_groups": 2,  # one channel a group would forget how bright a view is
     "mid_block_add_attention": False,
-    "sample_size": 64,
+    "sample_size": IMAGE_SIZE,
     "scaling_factor": 1.0,
 }
+SHARDS_IN_MEMORY = 8
+CROP, CROP_SHARE = 64, 0.65  # most of a view is background, and a piece costs a quarter
+ALIGN_WEIGHT, ALIGN_TOLERANCE = 0.03, 0.02
+DECODER_NOISE = 0.1  # added to latents in the decoder's own phase: a UNet's latents are never quite an encoder's
 
 
-def train(run: Path, steps: int, batch: int = 16) -> AutoencoderKL:
+def start_from(vae: AutoencoderKL, smaller: AutoencoderKL) -> None:
+    """Give `vae` the weights of an autoencoder that lacks its outermost level, wherever names and shapes fit."""
+    own, given = vae.state_dict(), smaller.state_dict()
+    for name, value in given.items():
+        for block in ("encoder.down_blocks.",):
+            if name.startswith(block):
+                level, rest = name[len(block) :].split(".", 1)
+                name = f"{block}{int(level) + 1}.{rest}"
+        if name in own and own[name].shape == value.shape:
+            own[name] = value.to(own[name].dtype)
+    vae.load_state_dict(own)
+
+
+def pieces(views: Tensor, generator: torch.Generator) -> Tensor:
+    """A square of `CROP` pixels out of each view `[n, H, W, 3]`, on the latents' grid, around a random pixel of a thing."""
+    found, limit = [], views.shape[1] - CROP
+    for view in views:
+        thing = (view.short() - view[:1, :1].short()).abs().amax(-1).gt(8).nonzero()
+        thing = thing[torch.randint(len(thing), (), generator=generator)] if len(thing) else torch.tensor([limit, limit])
+        shift = torch.randint(-CROP // 4, CROP // 4 + 1, (2,), generator=generator)
+        top, left = ((thing + shift - CROP // 2) // 8 * 8).clamp(0, limit).tolist()
+        found.append(view[top : top + CROP, left : left + CROP])
+    return torch.stack(found)
+
+
+def distortion(out: Tensor, x: Tensor) -> Tensor:
+    """Solids cover a tenth of the picture: weigh what is not background up, so that edges, eyes and shading count."""
+    weight = 1 + 4 * ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.05)
+    error = (weight * (3 * (out - x) ** 2 + 0.2 * (out - x).abs())).mean()
+    return error + 0.5 * sum(F.l1_loss(out.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
+
+
+def train(
+    run: Path, steps: int, batch: int, align: str | None, compiled: bool, device: str, decoder_only: bool = False
+) -> None:
+    """Train to `steps`; the checkpoint is RUN/vae.pt, or RUN/decoder.pt for the decoder alone, which also rewrites RUN/vae."""
     torch.manual_seed(0)
-    vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
+    vae = AutoencoderKL.from_pretrained(run / "vae") if decoder_only else AutoencoderKL(**CONFIG)
+    teacher = None
+    if align and not decoder_only:
+        teacher = load_mvdream(align, device="cpu", dtype=torch.float32).vae.eval().to(device)
+        start_from(vae, teacher)
+    vae.to(device, memory_format=torch.channels_last)
+    if decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    rate = 1e-3 if decoder_only else 2e-3
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
     generator = torch.Generator().manual_seed(0)
-    images = torch.cat([load_shard(p)[0]["images"].flatten(0, 1) for p in sorted((run / "shards").glob("*.safetensors"))[:8]])
-    log = (run / "vae.jsonl").open("a")
-    start = time.time()
-    for step in range(steps):
-        x = images[torch.randint(len(images), (batch,), generator=generator)].movedim(-1, 1).float() / 127.5 - 1
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+    checkpoint, first, seconds = run / ("decoder.pt" if decoder_only else "vae.pt"), 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.last_epoch = state["step"]  # with another --steps the rate falls along another curve from here
+        generator.set_state(state["generator"])
+        first, seconds = state["step"], state["seconds"]
+
+    def losses(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.set_grad_enabled(not decoder_only):
             posterior = vae.encode(x).latent_dist
-            latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-            out = vae.decode(latents).sample
-        out = out.float()
-        # Solids cover a tenth of the picture: weigh what is not background up, so that edges and shading count.
-        weight = 1 + 4 * ((x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) > 0.05)
-        error = (weight * ((out - x) ** 2 + 0.2 * (out - x).abs())).mean()
-        edges = sum(F.l1_loss(out.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
-        kl = posterior.kl().mean() / latents[0].numel()
-        loss = error + 0.5 * edges + 1e-4 * kl
+        spread = posterior.std + DECODER_NOISE if decoder_only else posterior.std
+        out = vae.decode(posterior.mean + spread * noise).sample
+        loss = distortion(out, x) + 2e-5 * posterior.kl().mean() / noise[0].numel()
+        apart = torch.zeros(())
+        if teacher is not None:
+            with torch.no_grad():
+                half = F.avg_pool2d(x, 2)
+                target = teacher.encode(half).latent_dist.mean
+                wrong = F.avg_pool2d((teacher.decode(target).sample - half) ** 2, 4).mean(1, keepdim=True)
+            trust = 1 / (1 + wrong / ALIGN_TOLERANCE) ** 2  # [b, 1, h, w]: can the bundle draw what is in this cell?
+            apart = (trust * (posterior.mean - target) ** 2).mean()
+            loss = loss + ALIGN_WEIGHT * apart
+        return loss, out, apart
+
+    compute = torch.compile(losses) if compiled else losses
+    data: Tensor | None = None
+    shards = 0
+    log = (run / "vae.jsonl").open("a")
+    start = time.time() - seconds
+    for step in range(first, steps):
+        available = sorted((run / "shards").glob("*.safetensors"))[:SHARDS_IN_MEMORY]
+        if step % 100 == 0 or data is None:
+            if len(available) > shards:
+                data = torch.cat([load_shard(p)[0]["images"].flatten(0, 1) for p in available])
+                shards = len(available)
+        cropped = bool(torch.rand((), generator=generator) < CROP_SHARE)
+        views = data[torch.randint(len(data), (2 * batch if cropped else batch,), generator=generator)]
+        views = pieces(views, generator) if cropped else views
+        x = views.movedim(-1, 1).to(device).float() / 127.5 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(len(x), 4, x.shape[2] // 8, x.shape[3] // 8, generator=generator).to(device)
+        loss, out, apart = compute(x, noise)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
+        if (not cropped and step % 10 == 0) or step == steps - 1:
             psnr = -10 * torch.log10(((out - x) ** 2).mean() / 4).item()
-            row = {"step": step, "seconds": time.time() - start, "loss": loss.item(), "psnr": psnr, "kl": kl.item()}
+            row = {"step": step, "seconds": time.time() - start, "loss": loss.item(), "psnr": psnr, "apart": apart.item()}
+            row["phase"] = "decoder" if decoder_only else "both"
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)
-    return vae.eval()
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"generator": generator.get_state(), "step": step + 1, "seconds": time.time() - start}
+            torch.save(state, checkpoint.with_suffix(".tmp"))
+            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            if decoder_only:
+                vae.save_pretrained(run / "vae")
+    if not decoder_only:
+        vae.eval().cpu()
+        if teacher is None:
+            fold_normalisation(vae, data[:256].movedim(-1, 1).float() / 127.5 - 1)
+        vae.save_pretrained(run / "vae")
 
 
 @torch.no_grad()
@@ -88,41 +182,60 @@ def fold_normalisation(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def encode_shards(run: Path, vae: AutoencoderKL) -> None:
-    """Write posterior means `[n, 4, 4, 16, 16]` fp16 of every shard that has none yet, with cameras and prompts."""
+def encode_shards(run: Path, device: str) -> None:
+    """Write posterior means `[n, 4, 4, 16, 16]` fp16 of every shard that has none yet, with cameras, fronts and prompts."""
+    vae = AutoencoderKL.from_pretrained(run / "vae").eval().to(device, memory_format=torch.channels_last)
     folder = run / "latents"
     folder.mkdir(exist_ok=True)
     for path in sorted((run / "shards").glob("*.safetensors")):
         if (folder / path.name).exists():
             continue
         tensors, prompts = load_shard(path)
-        flat = tensors["images"].flatten(0, 1).movedim(-1, 1)
         latents = []
-        for chunk in flat.split(256):
-            with torch.autocast("cpu", torch.bfloat16):
-                x = (chunk.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-                latents.append(vae.encode(x).latent_dist.mean.half())
-        stacked = torch.cat(latents).unflatten(0, (-1, 4)).contiguous()
-        save_file({"latents": stacked, "c2w": tensors["c2w"]}, folder / path.name, {"prompts": json.dumps(prompts)})
+        for chunk in tensors["images"].flatten(0, 1).movedim(-1, 1).split(16):
+            x = (chunk.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            latents.append(vae.encode(x).latent_dist.mean.half().cpu())
+        tensors["latents"] = torch.cat(latents).unflatten(0, (-1, 4)).contiguous()
+        del tensors["images"]
+        save_file(tensors, path.with_suffix(".tmp"), {"prompts": json.dumps(prompts)})
+        path.with_suffix(".tmp").replace(folder / path.name)
         print("encoded", path.name, flush=True)
+
+
+@torch.no_grad()
+def measure(vae: AutoencoderKL, shard: Path, count: int = 256) -> float:
+    """Mean PSNR in dB of `count` views of a shard through the autoencoder, posterior means."""
+    images = load_shard(shard)[0]["images"].flatten(0, 1)[:: max(1, 4096 // count)][:count].movedim(-1, 1).float() / 127.5 - 1
+    values = []
+    for x in images.split(32):
+        out = vae.decode(vae.encode(x).latent_dist.mean).sample.clamp(-1, 1)
+        values.append(-10 * torch.log10(((out - x) ** 2).mean((1, 2, 3)) / 4))
+    return float(torch.cat(values).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--decoder-steps", type=int, default=0, help="of the decoder alone, when RUN/vae is there")
+    parser.add_argument("--batch", type=int, default=4, help="views a step")
+    parser.add_argument("--align", metavar="BUNDLE", help="keep the latents near a factor-4 bundle's, e.g. tiny of release 0.1")
+    parser.add_argument("--encode", action="store_true", help="only turn new shards into latents")
+    parser.add_argument("--psnr", type=Path, metavar="SHARD", help="only measure RUN/vae on a shard it was not trained on")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    target = args.run / "vae"
-    if target.exists():
-        vae = AutoencoderKL.from_pretrained(target).eval()
-    else:
-        vae = train(args.run, args.steps)
-        first, _ = load_shard(min((args.run / "shards").glob("*.safetensors")))
-        fold_normalisation(vae, first["images"][:256].flatten(0, 1).movedim(-1, 1).float() / 127.5 - 1)
-        vae.save_pretrained(target)
-    encode_shards(args.run, vae.to(memory_format=torch.channels_last))
+    settings = {"batch": args.batch, "compiled": args.compile, "device": args.device}
+    if args.psnr:
+        print(measure(AutoencoderKL.from_pretrained(args.run / "vae").eval(), args.psnr))
+        return
+    if not args.encode and not (args.run / "vae").exists():
+        train(args.run, args.steps, align=args.align, **settings)
+    elif args.decoder_steps:
+        train(args.run, args.decoder_steps, align=None, decoder_only=True, **settings)
+    encode_shards(args.run, args.device)
 
 
 if __name__ == "__main__":
