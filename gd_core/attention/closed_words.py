@@ -56,7 +56,8 @@ PARTITIVES = "|".join(
 ADVERBIALS = "|".join(
     (
         "upside down", "inside out", "face to face", "side by side", "back to back", "nose to tail", "end to end", "at once",
-        "at all", "of course", "in half", "in two", "in pieces", "on fire", "in love", "on top", "in front",
+        "at all", "of course", "in half", "in two", "in pieces", "in a row", "in a line",
+        "in a circle", "on fire", "in love", "on top", "in front",
     )
 )  # fmt: skip
 # Several words that do the work of one, and its role (`tagging`); the longer before the shorter. Each is matched against the
@@ -129,7 +130,7 @@ BODY_PARTS = _set(
     """head heads eye eyes ear ears nose mouth face faces neck hair fur skin arm arms hand hands leg legs foot feet paw paws
     tail tails wing wings back belly chest shoulder shoulders lap finger fingers tooth teeth tongue claw claws beak
     whiskers feather feathers mane horn horns body trunk lips chin cheeks knees elbow elbows fins scales tentacles hoof
-    hooves snout muzzle antlers hump pouch beard mustache moustache eyebrows smile grin expression"""
+    hooves snout muzzle antlers hump pouch side sides beard mustache moustache eyebrows smile grin expression"""
 )
 TIMES = _set(
     """day night morning afternoon evening noon midnight dawn dusk sunset sunrise time moment while spring summer autumn

@@ -106,7 +106,7 @@ def _is_subject(chunk: _Chunk, pieces: Sequence[str], tags: Sequence[str], chunk
         return False
     if lead in NOT_THERE or any(pieces[i] in NOT_THERE for i in chunk.determiners):
         return False
-    if _names_the_picture(chunk, pieces, tags):
+    if _names_the_picture(chunk, pieces, tags) or (lead == "in" and noun in PICTURES):
         return False
     if bare and len(chunk.words) == 1 and noun in COLOURS and before >= 0:
         return False
