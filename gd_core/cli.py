@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .settings.fit import QUALITIES
 from .settings.refocus import CHOICES
 from .settings.sampling import SAMPLERS
 
@@ -18,6 +19,7 @@ VIEWS_HELP = "views saved by views or generate (.safetensors)"
 MODEL_HELP = "'tiny', a model folder, a .safetensors or .pt checkpoint, or owner/name@revision on the hub (default: tiny)"
 PRESETS = ("auto", "24GB", "12GB", "8GB")
 AS_MADE = "(default: what the model was made for)"
+QUALITY_HELP = f"of the fit: a cell of the shape is at most 4, 2 or 1 pixels of the views wide {AS_MADE}"
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
@@ -75,6 +77,7 @@ def _add_generate(commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in DIR")
     _add_model(parser)
     _add_sampling(parser)
+    parser.add_argument("--fit-quality", choices=QUALITIES, help=QUALITY_HELP)
     parser.add_argument("--fit-steps", type=int, metavar="N", help=f"optimiser steps of the fit {AS_MADE}")
     parser.add_argument("--refine-steps", type=int, metavar="N", help=f"of the refinement, 0 to skip it {AS_MADE}")
     _add_preset(parser)
@@ -103,6 +106,7 @@ def _add_fit(commands) -> None:
     parser.add_argument("views", type=Path, metavar="VIEWS", help=VIEWS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the field (.safetensors)")
     _add_overwrite(parser)
+    parser.add_argument("--quality", choices=QUALITIES, help=QUALITY_HELP)
     parser.add_argument("--steps", type=int, metavar="N", help=f"optimiser steps {AS_MADE}")
     _add_recipe(parser)
     _add_device(parser)

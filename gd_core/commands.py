@@ -78,7 +78,7 @@ def _generate(args: argparse.Namespace) -> None:
                 seed=args.seed,
                 **_sampling(args),
                 recipe=_recipe(args),
-                fit=_given(steps=args.fit_steps),
+                fit=_given(steps=args.fit_steps, quality=args.fit_quality),
                 refinement=None if skip else _given(steps=args.refine_steps, preset=args.preset),
                 mesh=_mesh(args),
                 turntable_frames=args.turntable_frames,
@@ -109,7 +109,7 @@ def _fit(args: argparse.Namespace) -> None:
     _refuse_results(args)
     views = load_views(args.views)
     views.recipe = Recipe.from_json(_recipe(args), views.recipe)
-    config = chosen(views.recipe.fit, _given(steps=args.steps, seed=args.seed), "the fit")
+    config = chosen(views.recipe.fit, _given(steps=args.steps, seed=args.seed, quality=args.quality), "the fit")
     with Bars() as bars:
         field = fit_views(views, config, bars.of("fit"), resume=args.resume, device=args.device)
         save_field(field, args.out)

@@ -8,7 +8,7 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..gd_core import distillation
-from ..gd_core.nerf import RadianceField, fit_views
+from ..gd_core.nerf import QUALITIES, RadianceField, fit_views
 from ..gd_core.views import ViewSet
 from .border import NodeProgress, at_the_border, interruptible, tell
 from .files import checkpoint_path, forget
@@ -45,6 +45,14 @@ class FitNeRF(io.ComfyNode):
                     control_after_generate=FIXED,
                     tooltip="Of everything random in the fit.",
                 ),
+                io.Combo.Input(
+                    "quality",
+                    options=["auto", *QUALITIES],
+                    default="auto",
+                    tooltip="How fine the shape is: a cell is at most 4 (draft), 2 (standard) or 1 (fine) pixels of the views. "
+                    "Finer is slower and takes more memory; where that is short, the next lower is fitted. auto takes what the "
+                    "views' model was made for.",
+                ),
             ],
             outputs=[GDField.Output(display_name="field", tooltip="For SDS Refine, Mesh Export, Turntable and Save Field.")],
             hidden=[io.Hidden.unique_id],
@@ -52,14 +60,16 @@ class FitNeRF(io.ComfyNode):
 
     @classmethod
     @at_the_border
-    def execute(cls, views: ViewSet, steps: int, seed: int) -> io.NodeOutput:
+    def execute(cls, views: ViewSet, steps: int, seed: int, quality: str = "auto") -> io.NodeOutput:
         progress = NodeProgress(cls, "fitting the field")
-        config = replace(views.recipe.fit, steps=steps or views.recipe.fit.steps, seed=seed)
+        made_for = views.recipe.fit
+        chosen = made_for.quality if quality == "auto" else quality
+        config = replace(made_for, steps=steps or made_for.steps, seed=seed, quality=chosen)
         checkpoint = checkpoint_path("fit", views, config)
         device = comfy.model_management.get_torch_device()
         field = fit_views(views, config, progress, resume=checkpoint, device=device)
         forget(checkpoint)
-        tell(cls, f"{config.steps} steps")
+        tell(cls, f"{config.steps} steps, {field.provenance['fit']['config']['quality']} quality")
         return io.NodeOutput(field)
 
 

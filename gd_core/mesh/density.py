@@ -29,8 +29,8 @@ class Field(Protocol):
     """What a mesh is made from: any object with density and colour in a box around the origin, z up (`RadianceField`).
 
     More attributes are used where a field has them: `config.half_size`, the box's half side in world units (else 1); `device`,
-    where it is asked (else the CPU); and `occupancy`, whose `lookup(points) -> [N] bool` says where its density can
-    differ from 0 at all.
+    where it is asked (else the CPU); `kept()`, a context in which it changes no more; and `occupancy`, whose
+    `lookup(points) -> [N] bool` says where its density can differ from 0 at all.
     """
 
     def density(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:

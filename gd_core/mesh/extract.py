@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -63,7 +63,11 @@ def extract_mesh(field: Field, config: MeshConfig | None = None, progress: Progr
     config = config or getattr(field, "recipe", Recipe()).mesh
     if config.parts == "words":
         refuse_unlabelled(field)
-    watch = Stopwatch(progress)
+    with getattr(field, "kept", nullcontext)():
+        return _extract_mesh(field, config, Stopwatch(progress))
+
+
+def _extract_mesh(field: Field, config: MeshConfig, watch: Stopwatch) -> TriangleMesh:
     with watch.stage("density") as tick:
         grid, threshold, highest = density_grid(field, config.resolution, config.density_threshold, tick)
     with watch.stage("surface") as tick:

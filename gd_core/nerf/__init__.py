@@ -1,5 +1,6 @@
 """Sparse-view NeRF: fields, their rendering, and the fit to a handful of views."""
 
+from ..settings.fit import QUALITIES
 from .encodings import EncodingConfig
 from .field import FieldConfig, RadianceField, RenderedViews, load_field
 from .fit import FitConfig, fit_views
@@ -7,6 +8,7 @@ from .match import Match, match_with_views
 from .shape import ShapeConfig
 
 __all__ = [
+    "QUALITIES",
     "EncodingConfig",
     "FieldConfig",
     "FitConfig",

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
+from ..cameras import Cameras
 from ..views import ViewSet, refuse_inverted
 from .hull import FOREGROUND, carve, disagreement
 from .occupancy import OccupancyGrid
@@ -33,6 +34,8 @@ class Evidence:
         origins, directions: `[R, 3]` world units. near, far: `[R]` where each ray enters and leaves the hull.
         color: `[R, 3]` the foreground's share of the pixel's colour, 0..mask. mask: `[R]` 0..1.
         weight: `[R]` how much the pixel is believed.
+        pixel: `[R]` which pixel of which view each ray is, counted view by view, row by row.
+        cameras: of the V views that have foreground. size: V, H, W.
         training, held_back: indices of the rays to fit and of those to judge by.
     """
 
@@ -43,6 +46,9 @@ class Evidence:
     color: Float[Tensor, "R 3"]
     mask: Float[Tensor, " R"]
     weight: Float[Tensor, " R"]
+    pixel: Int[Tensor, " R"]
+    cameras: Cameras
+    size: tuple[int, int, int]
     training: Int[Tensor, " T"]
     held_back: Int[Tensor, " K"]
 
@@ -108,7 +114,12 @@ def gather_evidence(
     shuffled = torch.randperm(len(rays), generator=generator).to(device)
     held_back = min(int(len(rays) * HELD_BACK_SHARE), HELD_BACK_MOST)
     return Evidence(
-        *(x[rays] for x in (origins, directions, near, far, color, mask, weight)), shuffled[held_back:], shuffled[:held_back]
+        *(x[rays] for x in (origins, directions, near, far, color, mask, weight)),
+        rays,
+        cameras,
+        (len(cameras), views.height, views.width),
+        shuffled[held_back:],
+        shuffled[:held_back],
     )
 
 

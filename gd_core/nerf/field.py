@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from .encodings import make_encoding
 from .labels import LabelGrid, nearest_label
 from .lighting import Lighting
 from .occupancy import OccupancyGrid
+from .paint import ViewPaint
 from .shape import SignedDistanceGrid
 
 FORMAT = "grounded-dreamer-field"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+LAMPLESS_VERSION = 3  # had no lamp at the camera
 UNLIT_VERSION = 2  # had no lighting, and is read as one that is lit from all around; 1 had its density from the encoding
 NEGLIGIBLE = 1e-3  # weight of a sample whose colour nobody would see
 
@@ -68,9 +71,9 @@ class RenderedViews:
 
 
 class RadianceField(nn.Module):
-    """A density (1 / world unit) and a colour, the same from every side, at every point of a box.
+    """A density (1 / world unit) and a colour at every point of a box.
 
-    The colour is an albedo under a light that the field holds as well.
+    The colour is an albedo under a light that the field holds as well, part of which may come from where one looks.
 
     Training needs nothing from here but `parameters()`, `render_rays` and, now and then, `update_occupancy`. The optimiser
     belongs to whoever trains.
@@ -92,6 +95,7 @@ class RadianceField(nn.Module):
         )
         self.shape = SignedDistanceGrid(config.shape, config.half_size)
         self.light = Lighting()
+        self.paint: ViewPaint | None = None
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.half_size)
         self.label_grid = LabelGrid(half_size=config.half_size)
         self.to(device)
@@ -103,7 +107,7 @@ class RadianceField(nn.Module):
     def copy_to(self, device: torch.device) -> RadianceField:
         """A field of its own on `device`, with the encoding that serves there."""
         made = RadianceField(self.config, device)
-        made.load_state_dict(self.state_dict())
+        made.load_tensors(self.state_dict())
         made.provenance, made.recipe = copy.deepcopy(self.provenance), self.recipe
         return made
 
@@ -116,13 +120,20 @@ class RadianceField(nn.Module):
         return self.raw_density(points) * self.occupancy.lookup(points)
 
     def albedo(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """RGB in 0..1, before light and shade."""
+        """RGB in 0..1, before light and shade, without the views' own pixels."""
         unit = (points / (2 * self.config.half_size) + 0.5).clamp(0, 1)
         return torch.sigmoid(self.mlp(self.encoding(unit)))
 
     def color(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
-        """RGB in 0..1 as views show it: the albedo in the light that falls on the surface there."""
-        return (self.albedo(points) * self.light(self.shape.normals(points))).clamp(0, 1)
+        """RGB in 0..1, the same from every side: the albedo in the light that falls on the surface there, of which the lamp's
+        is as it is on average."""
+        normals = self.shape.normals(points)
+        return (self._painted(points, normals) * self.light(normals)).clamp(0, 1)
+
+    def _painted(self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
+        """The albedo with the views' own pixels on it."""
+        albedo = self.albedo(points)
+        return albedo if self.paint is None else (albedo + self.paint(points, normals)).clamp(min=0)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -172,7 +183,8 @@ class RadianceField(nn.Module):
         seen = (weights.detach() > NEGLIGIBLE).nonzero()[:, 0]
         points = points.index_select(0, seen)
         normals = self.shape.normals(points)
-        color = self.albedo(points) * self.light(normals)
+        facing = -(normals * along.index_select(0, seen)).sum(-1)
+        color = self._painted(points, normals) * self.light(normals, facing) + self.light.highlight(facing)
         rgb = samples.take(seen).sum(color * weights.index_select(0, seen)[:, None])
         return RayOutput(rgb + (1 - alpha[:, None]) * background, alpha, depth, samples, weights, seen, normals)
 
@@ -209,15 +221,39 @@ class RadianceField(nn.Module):
                     normal[view].view(-1, 3)[chunk] = out.normal
         return RenderedViews(rgb, alpha, depth, normal)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """While it is open the shape's grids are not summed anew: for many questions without gradients to a field at rest."""
+        with torch.no_grad(), self.shape.kept():
+            yield
+
     def update_occupancy(self, generator: torch.Generator, min_alpha: float = 0.01, decay: float = 0.95) -> None:
         """Re-measure the density of every hull cell; a cell stays occupied if one stratum of it has opacity `min_alpha`."""
         self.occupancy.update(self.raw_density, min_alpha / self.config.step, generator, decay)
+
+    def add_detail(self, config: FieldConfig) -> None:
+        """Become the field that `config` describes, by a shell around the surface, and cells and strata as fine as it asks for.
+
+        What is seen does not change. Makes new parameters.
+        """
+        self.shape.add_shell(config.shape.detail, self.occupancy.hull)
+        self.occupancy = self.occupancy.resized(config.occupancy_resolution)
+        self.config = replace(config, encoding=self.config.encoding)
 
     def resize_encoding(self, resolution: int) -> None:
         """Resample VM planes to another resolution (a hash grid holds all of them at once). Makes new parameters."""
         if self.config.encoding.kind == "vm" and resolution != self.encoding.resolution:
             self.encoding.resize(resolution)
             self.config = replace(self.config, encoding=replace(self.config.encoding, resolution=resolution))
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """`load_state_dict`, making the shell and the paint that `tensors` hold values of."""
+        if "paint.missing" in tensors:
+            views, _, height, width = tensors["paint.missing"].shape
+            self.paint = ViewPaint(views, height, width).to(self.device)
+        if "shape.shell.cells" in tensors:
+            self.shape.set_shell(self.config.shape.detail, tensors["shape.shell.cells"].to(self.device))
+        self.load_state_dict(tensors)
 
     def save(self, path: str | Path) -> None:
         """Write the field to one safetensors file; an existing file is replaced only once the new one is whole.
@@ -255,17 +291,18 @@ def load_field(path: str | Path, device: torch.device | str = "auto") -> Radianc
         ValueError: the file is not one of ours; the message names it.
     """
     tensors, header = read_tensors(path, FORMAT, "a NeRF field saved by Grounded-Dreamer", newest=FORMAT_VERSION)
-    if header["version"] == UNLIT_VERSION:
-        tensors["light.coefficients"] = torch.zeros_like(Lighting().coefficients)
+    if header["version"] in (UNLIT_VERSION, LAMPLESS_VERSION):
+        tensors = {f"light.{name}": value for name, value in Lighting().state_dict().items()} | tensors
     elif header["version"] != FORMAT_VERSION:
         raise ValueError(f"{path} has field format {header['version']}, this release reads {FORMAT_VERSION}: fit it again")
     config = dict(header["config"])
-    config["shape"] = ShapeConfig(tuple(config["shape"]["resolutions"]))
+    shape = config["shape"]
+    config["shape"] = ShapeConfig(**shape | {"resolutions": tuple(shape["resolutions"])})
     config["encoding"] = EncodingConfig(**config["encoding"])
     loaded = RadianceField(FieldConfig(**config), resolve_device(device))
     loaded.label_grid = LabelGrid(tuple(header.get("labels", ())), config["half_size"]).to(loaded.device)
     tensors.setdefault("label_grid.shares", loaded.label_grid.shares)  # older files have no labels
-    loaded.load_state_dict(tensors)
+    loaded.load_tensors(tensors)
     loaded.provenance = header["provenance"]
     loaded.recipe = Recipe.from_json(header.get("recipe", {}), where=f"the recipe in {path}")  # older files have none
     return loaded

@@ -15,14 +15,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..devices import resolve_device
+from ..devices import free_memory, resolve_device
 from ..files import fingerprint
 from ..settings.fit import FitConfig as FitConfig
 from ..views import USEFUL_PIXELS, Progress, ViewSet
@@ -30,6 +30,9 @@ from .checkpoint import read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
 from .field import RadianceField, RayOutput
 from .labels import label_from_views
+from .paint import paint_field
+from .quality import resolve, undetailed
+from .threads import fitting_threads
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ SMOOTH_POINTS = 2048  # a step
 UNDERSIDE_EVERY = 4  # steps: it changes slowly, and takes a tenth of a step's time
 HARD_AT = 0.7  # share of the fit at which the surface is as hard as it gets
 LIT_AFTER = 0.4  # share of the fit before which light falls evenly; on fog it would explain away what views disagree on
+DETAIL_AFTER = 0.6  # share of the fit at which a shape finer than its pyramid gets its shell: the surface stands by then
+STRATA_SOFT = 0.5  # strata that a surface is at least soft: one that is harder falls between samples
 LR_DECAY = 0.1  # of all learning rates over the whole fit
 
 
@@ -60,8 +65,9 @@ def fit_views(
         views: larger ones than `USEFUL_PIXELS` are scaled down. Masks are soft evidence; views that disagree cost detail, not
             the subject. Views with an empty mask are left out.
         config: None takes the recipe that the views carry.
-        progress: called while the fit prepares, and after each step, every few seconds with a preview. With a budget in
-            seconds, `total` is an estimate.
+        progress: called while the fit prepares, and after each step, every few seconds with a preview, and at the end, while
+            the views' pixels are painted on, again with the last step's number. With a budget in seconds, `total` is an
+            estimate.
         resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU; on CUDA
             to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
             when `progress` cancels. None keeps none.
@@ -73,14 +79,21 @@ def fit_views(
     Raises:
         ValueError: the masks are empty, the cameras do not look at the box, or `resume` belongs to another fit.
     """
-    checkpoint = None if resume is None else Path(resume)
+    device = resolve_device(device)
     config = views.recipe.fit if config is None else config
     usable = views.at_most(USEFUL_PIXELS)
     if usable is not views:
         sizes = views.width, views.height, usable.width, usable.height
         logger.warning("the views of %d x %d pixels are fitted at %d x %d: more is of no use", *sizes)
     check = partial(progress, 0, config.steps, None) if progress is not None else lambda: None
-    fit = SparseViewFit(usable, config, resolve_device(device), check)
+    with fitting_threads(device):
+        field = _fit_views(SparseViewFit(usable, config, device, check), progress, None if resume is None else Path(resume))
+    field.recipe = views.recipe
+    label_from_views(field, views)
+    return field
+
+
+def _fit_views(fit: SparseViewFit, progress: Progress | None, checkpoint: Path | None) -> RadianceField:
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
         logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
@@ -105,9 +118,9 @@ def fit_views(
                 if checkpoint is not None:
                     fit.save(checkpoint)
                 raise
+    fit.finish(lambda: progress and progress(fit.steps_done, fit.steps_total, None))
     logger.info("NeRF fit: %d steps in %.0f s, held-back error %.5f", fit.steps_done, fit.elapsed, fit.best_error)
-    fit.field.provenance, fit.field.recipe = {"fit": fit.report()}, views.recipe
-    label_from_views(fit.field, views)
+    fit.field.provenance = {"fit": fit.report()}
     return fit.field
 
 
@@ -124,12 +137,12 @@ class SparseViewFit:
         self, views: ViewSet, config: FitConfig, device: torch.device, check: Callable[[], None] = lambda: None
     ) -> None:
         """`check` is called as often as the preparation can stop, and may raise."""
-        self.config = config
-        self.inputs = fingerprint(views, config)
+        self.config = resolve(config, views, free_memory(device))
+        self.inputs = fingerprint(views, self.config)
         views = views.to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.field = RadianceField(config.field, device, config.seed)
-        self.evidence = gather_evidence(views, self.field.occupancy, config.field.step, self.generator, check)
+        self.field = RadianceField(undetailed(self.config.field), device, config.seed)
+        self.evidence = gather_evidence(views, self.field.occupancy, self.field.config.step, self.generator, check)
         self.field.shape.start_from(self.field.occupancy.hull)
         self.hull_cells = self.field.occupancy.hull.nonzero()
         self.preview_camera = views.cameras[0]
@@ -143,6 +156,18 @@ class SparseViewFit:
         """Bring the planes to their resolution; the optimiser starts anew, its moments being those of other texels."""
         self.field.resize_encoding(round(self.config.field.encoding.resolution * share_of_final))
         self.optimizer = make_optimizer(self.field)
+
+    def _add_detail(self) -> None:
+        self.field.add_detail(self.config.field)
+        self.hull_cells = self.field.occupancy.hull.nonzero()
+        self.optimizer = make_optimizer(self.field)
+
+    @property
+    def rays_per_step(self) -> int:
+        """More as strata get finer, since each ray then tells of a smaller part of the surface."""
+        finer = self.config.field.step / self.field.config.step
+        shape = self.config.field.shape
+        return round(self.config.rays_per_step * max(1.0, shape.detail / shape.resolutions[-1] * finer))
 
     @property
     def done(self) -> bool:
@@ -168,10 +193,11 @@ class SparseViewFit:
         for group, lr in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = lr * LR_DECAY**self.share
         soft, hard = config.softness
-        self.field.shape.softness.fill_(soft * (hard / soft) ** min(1.0, self.share / HARD_AT))
-        drawn = torch.randint(len(evidence.training), (config.rays_per_step,), generator=self.generator)
+        softness = soft * (hard / soft) ** min(1.0, self.share / HARD_AT)
+        self.field.shape.softness.fill_(max(softness, STRATA_SOFT * self.field.config.step))
+        drawn = torch.randint(len(evidence.training), (self.rays_per_step,), generator=self.generator)
         rays = evidence.training[drawn.to(self.field.device)]
-        background = torch.rand(config.rays_per_step, 3, generator=self.generator).to(self.field.device)
+        background = torch.rand(len(rays), 3, generator=self.generator).to(self.field.device)
         with self.field.shape.kept():
             out, loss = self._loss(rays, background, self.generator)
             loss = loss + config.bending * self.field.shape.bending()
@@ -193,6 +219,8 @@ class SparseViewFit:
         for milestone, share_of_final in config.coarse:
             if before < milestone <= self.share:
                 self._set_resolution(share_of_final)
+        if config.field.shape.detail and before < DETAIL_AFTER <= self.share:
+            self._add_detail()
         if self.steps_done >= config.prune_after and self.steps_done % config.prune_every == 0:
             self.field.update_occupancy(self.generator)
         if config.patience and self.steps_done % config.check_every == 0:
@@ -217,7 +245,7 @@ class SparseViewFit:
         shape, device = (SMOOTH_POINTS, 3), self.field.device
         drawn = torch.randint(len(self.hull_cells), shape[:1], generator=self.generator).to(device)
         jitter = torch.rand(shape, generator=self.generator).to(device)
-        offset = self.config.field.step * torch.randn(shape, generator=self.generator).to(device)
+        offset = self.field.config.step * torch.randn(shape, generator=self.generator).to(device)
         points = (self.hull_cells[drawn] + jitter) * (2 / self.field.occupancy.resolution) - 1
         points = points * self.config.field.half_size
         here, there = self.field.albedo(torch.cat((points, points + offset))).chunk(2)
@@ -234,6 +262,10 @@ class SparseViewFit:
         if self.checks_without_progress >= self.config.patience:
             logger.info("NeRF fit stops at step %d: held-back rays no longer improve", self.steps_done)
             self.share = 1.0
+
+    def finish(self, tick: Callable[[], object] = lambda: None) -> None:
+        """Give the fitted field the views' own pixels; `tick` is called now and then and may raise to cancel."""
+        paint_field(self.field, self.evidence, tick)
 
     def preview(self) -> Tensor:
         """The field from the first view's camera, `[h, w, 3]` on the CPU."""
@@ -264,7 +296,13 @@ class SparseViewFit:
         counters, tensors = read_checkpoint(path, self.inputs)
         self._set_resolution(counters.pop("resolution") / self.config.field.encoding.resolution)
         vars(self).update(counters)
-        self.field.load_state_dict(tensors["field"])
+        if self.config.field.shape.detail and self.share >= DETAIL_AFTER:
+            self.field.occupancy = self.field.occupancy.resized(self.config.field.occupancy_resolution)
+            self.field.config = replace(self.config.field, encoding=self.field.config.encoding)
+        self.field.load_tensors(tensors["field"])
+        self.hull_cells = self.field.occupancy.hull.nonzero()
+        if self.field.shape.shell is not None:
+            self.optimizer = make_optimizer(self.field)
         state = self.optimizer.state_dict()
         state["state"] = tensors["optimizer"]
         self.optimizer.load_state_dict(state)

@@ -48,6 +48,19 @@ class OccupancyGrid(nn.Module):
     def resolution(self) -> int:
         return self.hull.shape[0]
 
+    @torch.no_grad()
+    def resized(self, resolution: int) -> OccupancyGrid:
+        """The same in cells of another size, each as the nearest one was."""
+        if resolution == self.resolution:
+            return self
+        made = OccupancyGrid(resolution, self.half_size).to(self.hull.device)
+        for name in ("hull", "density", "latest", "occupied"):
+            old = getattr(self, name)
+            new = nn.functional.interpolate(old.float()[None, None], (resolution,) * 3, mode="nearest-exact")[0, 0]
+            getattr(made, name).copy_(new.to(old.dtype))
+        made._set_occupied(made.occupied.clone())
+        return made
+
     def set_hull(self, hull: Bool[Tensor, "G G G"]) -> None:
         """Restrict matter to `hull` and forget the densities measured so far."""
         self.hull.copy_(hull)

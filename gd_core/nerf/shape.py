@@ -8,7 +8,8 @@ sharp surface all the same: bending it costs, so that four views are joined by t
 it has normals, by which light falls on it (`lighting.py`).
 
 The distance is the sum of grids from coarse to fine. Coarse ones move much at once, so that a few hundred steps suffice; the
-finest starts with what the masks carve.
+finest starts with what the masks carve. Where the views are finer than these, a shell around the surface adds detail
+(`shell.py`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
 from ..settings.fit import ShapeConfig as ShapeConfig
+from .shell import ShellGrid, cells_near_surface
 
 START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
+SHELL_REACH = 2  # cells of half the shell's resolution beyond the surface
 FLAT = 1e-3  # slope in cells, below which it has no direction
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
@@ -34,7 +37,8 @@ GRAZING = 0.05  # cosine between a surface's normal and the direction of a view 
 class SignedDistanceGrid(nn.Module):
     """Signed distance in the box, negative inside, world units; constant beyond the outermost cells' centres.
 
-    Parameters: `grids`, `[1, 1, r, r, r]` each, axes in the order x, y, z. Buffer: `softness`, beta in world units.
+    Parameters: `grids`, `[1, 1, r, r, r]` each, axes in the order x, y, z; and those of `shell`, where there is one. Buffer:
+    `softness`, beta in world units.
     """
 
     softness: Float[Tensor, ""]
@@ -45,12 +49,24 @@ class SignedDistanceGrid(nn.Module):
         self.grids = nn.ParameterList(torch.zeros(1, 1, r, r, r) for r in config.resolutions)
         nn.init.constant_(self.grids[-1], START_INSET)
         self.register_buffer("softness", torch.tensor(0.1))
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self.shell: ShellGrid | None = None
+        self._kept: tuple | None = None
 
     @property
     def spacing(self) -> float:
-        """Of the finest grid, world units."""
+        """Of the finest grid of the pyramid, world units."""
         return 2 * self.half_size / self.grids[-1].shape[-1]
+
+    @torch.no_grad()
+    def add_shell(self, resolution: int, hull: Bool[Tensor, "G G G"]) -> None:
+        """Let a lattice of `resolution` cells a side add detail around the surface, at first none. Makes new parameters."""
+        half = (resolution // 2,) * 3
+        distance = F.interpolate(self.dense(), half, mode="trilinear", align_corners=False)[0, 0]
+        self.set_shell(resolution, cells_near_surface(distance, hull, resolution, SHELL_REACH))
+
+    def set_shell(self, resolution: int, cells: Int[Tensor, " C"]) -> None:
+        """A shell of these cells (see `ShellGrid`)."""
+        self.shell = ShellGrid(resolution, self.half_size, self.grids[-1].shape[-1] / resolution, cells)
 
     @torch.no_grad()
     def start_from(self, hull: Bool[Tensor, "G G G"]) -> None:
@@ -90,23 +106,38 @@ class SignedDistanceGrid(nn.Module):
             slopes.append(F.pad(change, [0, 0] * (3 - axis) + [1, 1]))
         return torch.stack(slopes, dim=1)
 
+    def _shell_tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The shell's values, those of their neighbours, and its slopes."""
+        if self._kept is not None:
+            return self._kept[2]
+        values, around = self.shell.tables()
+        return values, around, self.shell.slopes(around)
+
     @contextmanager
     def kept(self) -> Iterator[None]:
         """While it is open the grids are not summed anew: for all that is asked between two changes of them."""
-        self._kept = self.dense(), self.slopes()
+        before = self._kept
+        if before is None:
+            self._kept = self.dense(), self.slopes(), self._shell_tables() if self.shell is not None else None
         try:
             yield
         finally:
-            self._kept = None
+            self._kept = before
 
     def forward(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Distance at points in world units."""
-        return self._sample(self.dense(), points)[0]
+        distance = self._sample(self.dense(), points)[0]
+        if self.shell is not None:
+            distance = distance + self.shell.sample(self._shell_tables()[0], *self.shell.place(points))
+        return distance
 
     def normals(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
         """Unit outward normals at points in world units; shorter than one where the distance is all but flat."""
-        x, y, z = slopes = self._sample(self.slopes(), points)
-        return (slopes * self._shortening(x, y, z)).T
+        slopes = self._sample(self.slopes(), points)
+        if self.shell is not None:
+            detail = self.shell.sample(self._shell_tables()[2], *self.shell.place(points))
+            slopes = slopes + 2 * self.spacing * detail.T
+        return (slopes * self._shortening(*slopes)).T
 
     def _sample(self, lattice: Float[Tensor, "1 C r r r"], points: Float[Tensor, "N 3"]) -> Float[Tensor, "C N"]:
         where = (points / self.half_size).flip(-1)[None, :, None, None]
@@ -123,7 +154,8 @@ class SignedDistanceGrid(nn.Module):
     def bending(self) -> Tensor:
         """Scalar: mean squared second derivative of the distance along the axes, 1 / world unit^2."""
         distance = self.dense()
-        return sum(distance.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)) / self.spacing**4
+        bending = sum(distance.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)) / self.spacing**4
+        return bending if self.shell is None else bending + self.shell.bending(*self._shell_tables()[:2])
 
     def hidden_underside(self, towards: Float[Tensor, "V 3"]) -> Tensor:
         """Scalar: the filled share of the box, 0..1, each cell weighed by how its normal points down and away from every view.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from .reading import RUN, check_ranges
 
+QUALITIES = {"draft": 4, "standard": 2, "fine": 1}
+"""Pixels of a view that a cell of the shape's finest grid may be wide at the origin, by the quality's name."""
 ENCODINGS = ("vm", "hash")
 
 
@@ -43,12 +45,14 @@ class ShapeConfig:
 
     Attributes:
         resolutions: cells a side of the pyramid's grids, the finest last.
+        detail: cells a side of the lattice of the shell around the surface; 0 for none.
     """
 
     resolutions: tuple[int, ...] = (16, 32, 64)
+    detail: int = 0
 
     def __post_init__(self) -> None:
-        if not self.resolutions or min(self.resolutions) < 4 or max(self.resolutions) > 1024:
+        if not self.resolutions or min(self.resolutions) < 4 or max(*self.resolutions, self.detail) > 1024:
             raise ValueError(f"a shape needs grids of at least 4 cells a side, and at most 1024, got {self.resolutions}")
 
 
@@ -82,10 +86,12 @@ class FitConfig:
     """Settings of `fit_views`.
 
     Attributes:
-        field: shape of the field at the end of the fit.
+        quality: "draft", "standard" or "fine": a cell of the shape's finest grid is at most 4, 2 or 1 pixels of the views wide.
+        field: shape of the field at the end of the fit, for views that a finest grid of 64 cells a side is fine enough for;
+            `quality` and the views scale it, and the hard end of `softness` with it.
         steps: optimiser steps, unless `seconds` is given.
         seconds: wall-clock budget instead of `steps`. Results then depend on the machine and on what else it does.
-        rays_per_step: rays drawn each step.
+        rays_per_step: rays drawn each step; more in proportion once a shape finer than 64 cells gets its detail.
         shape_lr, grid_lr, mlp_lr, light_lr: Adam's learning rates of the signed distance (world units), of the albedo's
             encoding, of its MLP and of the light, all of which decay to a tenth. With a `light_lr` of 0 shade is painted on.
         softness: of the surface at the start and at the end, world units; it hardens exponentially until `HARD_AT` of the fit.
@@ -102,6 +108,7 @@ class FitConfig:
         seed: of everything random here.
     """
 
+    quality: str = "standard"
     field: FieldConfig = field(default_factory=FieldConfig)
     steps: int = 500
     seconds: float | None = dataclasses.field(default=None, metadata=RUN)
@@ -124,6 +131,8 @@ class FitConfig:
     seed: int = dataclasses.field(default=0, metadata=RUN)
 
     def __post_init__(self) -> None:
+        if self.quality not in QUALITIES:
+            raise ValueError(f"unknown quality '{self.quality}' of the fit: choose one of {', '.join(QUALITIES)}")
         if self.steps < 1 or self.rays_per_step < 1:
             raise ValueError(f"a fit needs at least one step and one ray, got steps={self.steps}, rays={self.rays_per_step}")
         if self.seconds is not None and not self.seconds > 0:

@@ -40,6 +40,16 @@ def basis(light: Lighting, normals: torch.Tensor) -> torch.Tensor:
     return torch.cat(columns, dim=1)
 
 
+def test_a_lamp_is_neither_bright_nor_dark_where_nobody_looks():
+    light, normals = Lighting(), directions(50)
+    with torch.no_grad():
+        light.lamp.copy_(torch.tensor([0.6, 0.3, 0.0]))
+    facing = torch.linspace(0, 1, 50)
+    assert (light(normals) == 1).all()
+    assert (light(normals, facing)[:, 0].diff() > 0).all() and (light.highlight(facing)[:, 0].diff() >= 0).all()
+    assert light.highlight(facing)[-1] == 0.3 and light.highlight(-facing).abs().max() < 1e-6
+
+
 def test_no_light_is_negative():
     light = Lighting()
     with torch.no_grad():
