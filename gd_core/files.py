@@ -108,9 +108,10 @@ def not_safetensors(path: str | Path, error: Exception) -> str:
 def refuse_unwritable_folder(folder: str | Path) -> None:
     """ValueError for a folder in which no file could be made, be it there or yet to be made."""
     folder = Path(folder).absolute()
+    for named in (folder, *folder.parents):  # whether a file of such a name exists cannot even be asked
+        refuse_long_name(named)
     there = folder
     while not there.exists() and there != there.parent:
-        refuse_long_name(there)
         there = there.parent
     if not there.is_dir():
         raise ValueError(f"cannot use the folder {folder}: {there} is a file")
