@@ -177,6 +177,7 @@ def _add_convert(commands) -> None:
     parser.add_argument("source", metavar="SRC", help=MODEL_HELP)
     parser.add_argument("destination", type=Path, metavar="DST", help="new folder")
     _add_overwrite(parser, "the model in DST")
+    add_lora(parser)
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
 
 
@@ -184,6 +185,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
     _add_device(parser)
     _add_recipe(parser)
+    add_lora(parser)
 
 
 def _add_overwrite(parser: argparse.ArgumentParser, what: str = "FILE if it exists") -> None:
@@ -197,6 +199,16 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help='JSON of what to change of the settings that the model was made for, such as {"mesh": {"resolution": 192}} '
         "(docs/recipes.md lists them)",
+    )
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="LoRA on top of the model, in diffusers' or kohya's names, strength -10 to 10 (default: 1); may be repeated",
     )
 
 

@@ -75,6 +75,7 @@ def _generate(args: argparse.Namespace) -> None:
                 args.prompt,
                 args.out,
                 model=args.model,
+                loras=args.lora,
                 seed=args.seed,
                 **_sampling(args),
                 recipe=_recipe(args),
@@ -163,7 +164,7 @@ def _convert(args: argparse.Namespace) -> None:
     refuse_unwritable_folder(args.destination)
     if args.destination.is_dir() and any(args.destination.iterdir()) and not args.overwrite:
         raise ValueError(f"{args.destination} holds files: choose a new folder, or replace the model in it with --overwrite")
-    convert(args.source, args.destination, dtype=args.dtype)
+    convert(args.source, args.destination, dtype=args.dtype, loras=args.lora)
     print(args.destination)
 
 
@@ -207,7 +208,7 @@ def _recipe(args: argparse.Namespace) -> dict:
 
 def _model(args: argparse.Namespace) -> MVDream:
     changes = _recipe(args)
-    model = load_mvdream(args.model, device=args.device)
+    model = load_mvdream(args.model, device=args.device, loras=args.lora)
     return replace(model, recipe=Recipe.from_json(changes, model.recipe))
 
 

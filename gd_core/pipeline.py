@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ def generate(
     out_dir: str | Path,
     *,
     model: str | MVDream = "tiny",
+    loras: Sequence[str] = (),
     seed: int = 0,
     negative_prompt: str = "",
     recipe: Recipe | Mapping = AS_MADE,
@@ -51,7 +52,7 @@ def generate(
     seconds, metrics), besides `views.safetensors` and `fit.safetensors`, from which a killed run goes on.
 
     Args:
-        model: a loaded model, or what `load_mvdream` reads.
+        model: a loaded model, or what `load_mvdream` reads. loras: as `load_mvdream` takes them, for a model that it reads.
         seed: of the views, the fit and the refinement.
         recipe: the model's settings of every stage, whole, or what is to be changed of those that it was made for.
         steps, guidance_scale, sampler: None takes the recipe's.
@@ -74,7 +75,7 @@ def generate(
     refuse_frames(turntable_frames, turntable_size)
     refuse_unwritable_folder(out_dir)
     refuse_request([prompt], [seed])
-    mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device)
+    mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device, loras=loras)
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_json(recipe, mvdream.recipe)
     mvdream = replace(mvdream, recipe=recipe)
     steps, guidance_scale = steps or recipe.sampling.steps, guidance_scale or recipe.sampling.guidance_scale
@@ -87,6 +88,7 @@ def generate(
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "model": model if isinstance(model, str) else model.config.name,
+        "loras": list(loras),
         "seed": seed,
         "recipe": json.loads(recipe.to_json()),
         "steps": steps,

@@ -8,15 +8,17 @@ from . import routes
 from .evaluate import Compare, Evaluate
 from .field import LoadField, SaveField, Turntable
 from .mesh import ExportMesh
-from .models import LoadMVDream
+from .models import LoadLoRA, LoadMVDream
 from .nerf import FitNeRF, RefineSDS
 from .prompt import FocusPrompt
+from .reconstruct import LoadMesh, ProjectViews, ViewsByName
 from .sample import SampleViews
 from .subjects import SubjectMasks
 from .views import AttentionHeatMaps, ViewGrid, ViewsFromImages
 
 NODES: list[type[io.ComfyNode]] = [
     LoadMVDream,
+    LoadLoRA,
     FocusPrompt,
     SampleViews,
     FitNeRF,
@@ -31,6 +33,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadField,
     Evaluate,
     Compare,
+    ViewsByName,
+    LoadMesh,
+    ProjectViews,
 ]
 
 

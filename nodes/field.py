@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..gd_core.cameras import orbit_cameras
 from ..gd_core.nerf import RadianceField, load_field
 from ..gd_core.pictures import SHOWS, rendered_picture
+from ..gd_core.viewer_camera import camera_of_viewer, turned_about
 from .border import NodeProgress, at_the_border, interruptible
 from .files import new_output, refuse_prefix
 from .types import CATEGORY, GDField
@@ -39,6 +40,18 @@ class Turntable(io.ComfyNode):
                     default="colour",
                     tooltip="What the pixels show. 'words' paints each subject's part in a colour of its own.",
                 ),
+                io.Load3DCamera.Input(
+                    "camera_info",
+                    optional=True,
+                    tooltip="The camera of Load 3D, Preview 3D or Create Camera Info: the turn starts there. It takes the "
+                    "place of 'elevation'.",
+                ),
+                io.Load3DModelInfo.Input(
+                    "model_3d_info",
+                    optional=True,
+                    advanced=True,
+                    tooltip="From the same viewer as camera_info: how it moved and scaled the model.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="frames", tooltip="One image a frame, in order."),
@@ -49,8 +62,20 @@ class Turntable(io.ComfyNode):
 
     @classmethod
     @at_the_border
-    def execute(cls, field: RadianceField, frames: int, size: int, elevation: float, show: str) -> io.NodeOutput:
-        cameras = orbit_cameras(frames, elevation)
+    def execute(
+        cls,
+        field: RadianceField,
+        frames: int,
+        size: int,
+        elevation: float,
+        show: str,
+        camera_info: dict | None = None,
+        model_3d_info: list | None = None,
+    ) -> io.NodeOutput:
+        if camera_info is None:
+            cameras = orbit_cameras(frames, elevation)
+        else:
+            cameras = turned_about(*camera_of_viewer(camera_info, model_3d_info), frames)
         progress = NodeProgress(cls, "rendering")
         images, masks = [], []
         for index in range(frames):

@@ -100,7 +100,7 @@ class ExportMesh(io.ComfyNode):
             ],
             outputs=[
                 io.Mesh.Output(display_name="mesh", tooltip="For core mesh nodes: decimate, remesh, bake, Save 3D Model."),
-                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D."),
+                io.File3DGLB.Output(display_name="glb", tooltip="The saved file, for Preview 3D (Advanced)."),
                 io.String.Output(display_name="report", tooltip="Size, pieces and defects of the mesh, as text."),
                 io.Mesh.Output(
                     display_name="parts", is_output_list=True, tooltip="Each part as a mesh of its own, one after another."

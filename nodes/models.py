@@ -15,6 +15,7 @@ from torch import nn
 
 from ..gd_core import diffusion
 from ..gd_core.diffusion.card import closed_vocabulary
+from ..gd_core.diffusion.lora import MAX_STRENGTH, added_weights
 from .border import NodeProgress, at_the_border, leave_inference_mode
 from .download import HUB_MODELS, downloaded, fetch
 from .types import CATEGORY, GDModel
@@ -22,7 +23,7 @@ from .types import CATEGORY, GDModel
 if TYPE_CHECKING:
     from ..gd_core.diffusion.model import MVDream
 
-FOLDER = "mvdream"  # below ComfyUI's models folders
+FOLDER, LORA_FOLDER = "mvdream", "loras"  # below ComfyUI's models folders
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 FOLDER_CARDS = ("mvdream.json", "model_index.json")  # a folder with one of these is a whole model: our bundle, or diffusers'
 TINY = "tiny (bundled)"
@@ -35,15 +36,24 @@ folder_paths.folder_names_and_paths[FOLDER] = (folder_paths.get_folder_paths(FOL
 
 
 class ManagedModel:
-    """An MVDream in the care of ComfyUI's model management: it is on the GPU when asked for, and may be evicted afterwards."""
+    """An MVDream in the care of ComfyUI's model management: it is on the GPU when asked for, and may be evicted afterwards.
 
-    def __init__(self, model: MVDream):
+    Attributes:
+        parts: the modules that run.
+        patchers: what ComfyUI moves and counts: the weights of the model that was loaded, and those that each LoRA added.
+    """
+
+    def __init__(self, model: MVDream, base: ManagedModel | None = None):
+        """`base`: the model that `model` shares all weights with but those of its newest LoRA."""
         self.model = model
-        parts = nn.Module()
-        parts.unet, parts.vae, parts.text_encoder = model.unet, model.vae, model.text_encoder
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            parts, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-        )
+        self.parts = nn.Module()
+        self.parts.unet, self.parts.vae, self.parts.text_encoder = model.unet, model.vae, model.text_encoder
+        own = self.parts if base is None else added_weights(model, base.model)
+        device, waiting = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
+        self.patchers = [
+            *(base.patchers if base is not None else ()),
+            comfy.model_patcher.ModelPatcher(own, device, waiting),
+        ]
 
     def on_device(self, working_memory: float) -> MVDream:
         """The model, loaded.
@@ -52,8 +62,9 @@ class ManagedModel:
             working_memory: bytes to keep free beside the weights, for activations and gradients.
         """
         # whole: stock diffusers modules cannot run with a part of their weights elsewhere
-        comfy.model_management.load_models_gpu([self.patcher], memory_required=working_memory, force_full_load=True)
-        leave_inference_mode(self.patcher.model)  # it may have been evicted while another node ran under inference mode
+        comfy.model_management.load_models_gpu(self.patchers, memory_required=working_memory, force_full_load=True)
+        self.parts.to(self.patchers[0].load_device)  # buffers are not shared with a LoRA's base, all weights are there
+        leave_inference_mode(self.parts)  # it may have been evicted while another node ran under inference mode
         return self.model
 
 
@@ -198,6 +209,52 @@ class LoadMVDream(io.ComfyNode):
             source = here or fetch(source, NodeProgress(cls, f"downloading {model}"))
         device = comfy.model_management.unet_offload_device()
         return io.NodeOutput(ManagedModel(diffusion.load_mvdream(source, device=device, dtype=chosen_dtype(precision))))
+
+
+class LoadLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="GroundedDreamerLoadLoRA",
+            display_name="Load LoRA for MVDream",
+            category=CATEGORY,
+            description="Puts a LoRA on top of a multi-view model: a style or a subject in a small file. MVDream v2.1 takes "
+            "those of Stable Diffusion 2.x, v1.5 those of 1.x. The model that comes in stays as it was; nodes in a row stack.",
+            search_aliases=["lora loader", "mvdream lora", "style", "kohya", "stable diffusion lora"],
+            inputs=[
+                GDModel.Input("model", tooltip="From Load MVDream, or from another of these nodes."),
+                io.Combo.Input(
+                    "lora",
+                    options=folder_paths.get_filename_list(LORA_FOLDER),
+                    tooltip=f"A file of models/{LORA_FOLDER}, with diffusers' or kohya's names, for UNet and text encoder.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-MAX_STRENGTH,
+                    max=MAX_STRENGTH,
+                    step=0.05,
+                    tooltip="How much of it. 0 leaves the model as it is, less than 0 turns it away from what the LoRA shows.",
+                ),
+            ],
+            outputs=[GDModel.Output(display_name="model", tooltip="With the LoRA. The weights below it are shared.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora=None) -> bool | str:
+        if lora is None or lora in folder_paths.get_filename_list(LORA_FOLDER):
+            return True
+        return f"there is no LoRA '{lora[:200]}' in models/{LORA_FOLDER}: choose one from the list, or put the file there"
+
+    @classmethod
+    @at_the_border
+    def execute(cls, model: ManagedModel, lora: str, strength: float) -> io.NodeOutput:
+        valid = cls.validate_inputs(lora)
+        if valid is not True:
+            raise ValueError(valid)
+        path = folder_paths.get_full_path_or_raise(LORA_FOLDER, lora)
+        with_lora = diffusion.apply_lora(model.model, path, strength)
+        return io.NodeOutput(model if with_lora is model.model else ManagedModel(with_lora, base=model))
 
 
 def chosen_dtype(precision: str) -> torch.dtype:

@@ -177,7 +177,7 @@ class SampleViews(io.ComfyNode):
                 live.step(step, total, preview)
                 progress(step, total, None if workflow else preview)  # the strip on the page shows the views already
 
-            with live, interruptible(model.patcher.model):
+            with live, interruptible(model.parts):
                 views = diffusion.sample_views(
                     mvdream,
                     prompt.text,

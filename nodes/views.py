@@ -13,6 +13,7 @@ from ..gd_core.cameras import DEFAULT_DISTANCE, DEFAULT_FOV_Y_DEG
 from ..gd_core.image_views import MAX_VIEWS, views_from_images
 from ..gd_core.pictures import heat_map_overlays, heat_maps, view_grid
 from ..gd_core.rigs import EVEN_ORBIT, RIGS, chosen_cameras, parse_numbers
+from ..gd_core.viewer_camera import camera_of_viewer, orbit_of
 from ..gd_core.views import ViewSet
 from .border import NodeProgress, at_the_border
 from .types import CATEGORY, GDViews
@@ -141,6 +142,18 @@ class ViewsFromImages(io.ComfyNode):
                     tooltip="Orthographic cameras: world units that an image shows from left to right, one for all images or "
                     "one for each; 0 for a camera with perspective. 2 shows the whole box of the field.",
                 ),
+                io.Load3DCamera.Input(
+                    "camera_info",
+                    optional=True,
+                    tooltip="The camera of the first image, from Load 3D, Preview 3D or Create Camera Info. It takes the place "
+                    "of elevation, azimuth_start, fov and distance; the others follow around the object.",
+                ),
+                io.Load3DModelInfo.Input(
+                    "model_3d_info",
+                    optional=True,
+                    advanced=True,
+                    tooltip="From the same viewer as camera_info: how it moved and scaled the model.",
+                ),
             ],
             outputs=[
                 GDViews.Output(display_name="views", tooltip="For Sparse NeRF Fit, View Grid and Evaluate."),
@@ -166,16 +179,21 @@ class ViewsFromImages(io.ComfyNode):
         elevations: str = "",
         fovs: str = "",
         ortho_widths: str = "",
+        camera_info: dict | None = None,
+        model_3d_info: list | None = None,
     ) -> io.NodeOutput:
+        orbit = {"elevation_deg": elevation, "azimuth_start_deg": azimuth_start, "distance": distance, "fov_y_deg": fov}
+        if camera_info is not None:
+            orbit = orbit_of(*camera_of_viewer(camera_info, model_3d_info))
         lists = {"azimuths": azimuths, "elevations": elevations, "fovs": fovs, "ortho_widths": ortho_widths}
         cameras = partial(
             chosen_cameras,
             rig=rig,
-            elevation=elevation,
-            azimuth_start=azimuth_start,
+            elevation=orbit["elevation_deg"],
+            azimuth_start=orbit["azimuth_start_deg"],
             azimuth_span=azimuth_span,
-            fov=fov,
-            distance=distance,
+            fov=orbit["fov_y_deg"],
+            distance=orbit["distance"],
             **{name: parse_numbers(text, name) for name, text in lists.items()},
         )
         views = views_from_images(

@@ -17,13 +17,13 @@ from tests.random_models import random_mvdream
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
-    "generate": ["--out", "--resume", "--overwrite", "--model", "--seed", "--focus", "--refine-steps", "--preset", "--faces"],
-    "views": ["--out", "--model", "--seed", "--steps", "--guidance-scale", "--negative-prompt", "--focus", "--no-refocus"],
+    "generate": ["--out", "--resume", "--overwrite", "--model", "--lora", "--seed", "--focus", "--refine-steps", "--faces"],
+    "views": ["--out", "--model", "--lora", "--seed", "--steps", "--guidance-scale", "--negative-prompt", "--focus"],
     "fit": ["--out", "--steps", "--seed", "--resume"],
-    "refine": ["--out", "--model", "--steps", "--guidance-scale", "--preset", "--seed", "--resume"],
+    "refine": ["--out", "--model", "--lora", "--steps", "--guidance-scale", "--preset", "--seed", "--resume"],
     "mesh": ["--out", "--overwrite", "--mesh-resolution", "--faces", "--texture-size", "--vertex-colors"],
     "render": ["--out", "--frames", "--size", "--elevation", "--distance", "--fov"],
-    "convert": ["SRC", "DST", "--dtype"],
+    "convert": ["SRC", "DST", "--dtype", "--lora"],
 }
 
 

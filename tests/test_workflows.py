@@ -22,9 +22,23 @@ NAMES = (
     "4_refocusing_off_against_on",
     "5_batch_of_seeds",
     "6_turntable_video",
+    "7_views_to_hunyuan3d",
 )
 TITLE = 30  # pixels above a node's `pos`
-CORE_OUTPUTS = {"CreateVideo": ["VIDEO"], "PreviewImage": ["IMAGE"], "SaveVideo": ["VIDEO"], "PreviewAny": ["STRING"]}
+CORE_OUTPUTS = {
+    "CreateVideo": ["VIDEO"],
+    "PreviewImage": ["IMAGE"],
+    "SaveVideo": ["VIDEO"],
+    "PreviewAny": ["STRING"],
+    "ImageOnlyCheckpointLoader": ["MODEL", "CLIP_VISION", "VAE"],
+    "CLIPVisionEncode": ["CLIP_VISION_OUTPUT"],
+    "Hunyuan3Dv2ConditioningMultiView": ["CONDITIONING"],
+    "EmptyLatentHunyuan3Dv2": ["LATENT"],
+    "ModelSamplingAuraFlow": ["MODEL"],
+    "KSampler": ["LATENT"],
+    "VAEDecodeHunyuan3D": ["VOXEL"],
+    "VoxelToMesh": ["MESH"],
+}
 
 
 @pytest.fixture(params=NAMES)

@@ -7,6 +7,8 @@
 import { FocusHost, chain } from "./focus_host.mjs";
 import { hostsOf, inputSlot, widgetOf } from "./focus_graph.mjs";
 
+const MIN_WIDTH = 420;
+
 export class FocusSeats {
   /** @param {FocusHost} inner the host inside the subgraph; `make(seat)` makes a host for a seat */
   constructor(inner, make) {
@@ -30,8 +32,9 @@ export class FocusSeats {
       if (!wanted.some((seat) => seat.node === node)) this.leave(node, host);
     }
     for (const seat of wanted) {
-      hide(seat.promoted());
-      if (!this.seats.has(seat.node)) this.seats.set(seat.node, this.make(seat));
+      if (this.seats.has(seat.node)) continue;
+      this.seats.set(seat.node, this.make(seat));
+      if (seat.node.size?.[0] < MIN_WIDTH) seat.node.setSize?.([MIN_WIDTH, seat.node.size[1]]);
     }
   }
 
@@ -69,7 +72,9 @@ export class FocusSeats {
       chain,
       promoted,
       read(focus) {
-        const value = promoted()?.value;
+        const widget = promoted();
+        hide(widget); // ComfyUI makes it anew now and then
+        const value = widget?.value;
         if (typeof value === "string" && value !== focus.value) focus.setValue(value);
       },
       write(value) {

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from ..cli import add_lora
 from ..metrics.clip import load_clip
 from .prompt_sets import bundled_sets, load_prompts
 from .report import Run, write_report, write_small_report
@@ -46,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("set", metavar="SET", help=f"{sets}; or a .txt file, one prompt a line, or a .json file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder")
     parser.add_argument("--model", default="tiny", metavar="SOURCE", help="as for generate (default: tiny)")
+    add_lora(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="two or more also measure diversity")
     parser.add_argument("--limit", type=int, metavar="N", help="only N prompts, drawn evenly over the set's groups")
     parser.add_argument("--small", type=Path, metavar="FILE", help="also FILE.md, FILE.json and FILE.jpg, to keep or commit")
@@ -91,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
         prompts = prompts.head(args.limit)
     items = items_of(prompts, args.seeds)
     scorers = make_scorers(args)
-    plan = Plan(args.maker, args.model, parse_settings(args.setting), args.threads)
+    settings = parse_settings(args.setting) | ({"loras": args.lora} if args.lora else {})
+    plan = Plan(args.maker, args.model, settings, args.threads)
     with ExitStack() as stack:
         execute = run_here if args.workers == 1 else run_processes
         if args.ray is not None:

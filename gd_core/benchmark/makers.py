@@ -39,8 +39,8 @@ def views_maker(model: str, settings: dict) -> Maker:
     Raises:
         ValueError: a setting that there is not; what `load_mvdream` raises.
     """
-    arguments = _arguments(settings, SAMPLING)
-    loaded = load_mvdream(model)
+    arguments = _arguments(settings, (*SAMPLING, "loras"))
+    loaded = load_mvdream(model, loras=arguments.pop("loras", ()))
     if arguments["refocus"] is not None:
         arguments["refocus"] = chosen(loaded.recipe.refocus, arguments["refocus"], "setting 'refocus'")
 
@@ -57,8 +57,8 @@ def asset_maker(model: str, settings: dict) -> Maker:
     Raises:
         ValueError: a setting that there is not; what `load_mvdream` raises.
     """
-    arguments = _arguments(settings, (*SAMPLING, "fit", "refinement", "mesh"))
-    loaded = load_mvdream(model)
+    arguments = _arguments(settings, (*SAMPLING, "loras", "fit", "refinement", "mesh"))
+    loaded = load_mvdream(model, loras=arguments.pop("loras", ()))
 
     def make(prompt: Prompt, seed: int) -> Made:
         with tempfile.TemporaryDirectory(prefix="grounded-dreamer-") as folder:

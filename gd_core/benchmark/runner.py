@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from ..diffusion.lora import parse_lora
 from ..files import write_text
 from ..views import Progress
 from .items import Made, save_item
@@ -214,7 +215,8 @@ def weights_fingerprint(model: str) -> str:
 def _claim(out: Path, plan: Plan, items: Sequence[Item]) -> None:
     """Write `run.json`, or hold the folder's own against this plan: a run that mixes two settings says nothing of either."""
     record = {"maker": plan.maker, "model": plan.model, "settings": plan.settings, "threads": plan.threads}
-    record["weights"] = weights_fingerprint(plan.model)
+    loras = [parse_lora(lora)[0] for lora in plan.settings.get("loras", ())]
+    record["weights"] = " ".join(weights_fingerprint(str(model)) for model in (plan.model, *loras))
     path = out / "run.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))

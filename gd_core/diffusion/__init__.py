@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "denoising": ["sample_latents"],
         "foreground": ["foreground_masks"],
         "loaders": ["convert", "load_mvdream", "load_unet"],
+        "lora": ["apply_lora"],
         "multiview": ["predict_noise"],
         "prompts": ["PromptEmbedding", "encode_prompt"],
         "sampling": ["sample_objects", "sample_views"],

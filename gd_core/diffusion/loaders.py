@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from .card import TINY
 from .checkpoint import load_strictly, read_weights
 from .denoising import mvdream_noise_schedule
 from .hub import download, is_hub_source
+from .lora import apply_lora, bake_loras, parse_lora
 from .model import MVDream, MVDreamConfig
 from .multiview import install_multiview_attention
 from .text_tower import OPENCLIP_PREFIX, text_encoder_from_original
@@ -24,7 +25,11 @@ from .vae_keys import diffusers_vae
 
 
 def load_mvdream(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    loras: Sequence[str] = (),
 ) -> MVDream:
     """A multi-view diffusion model, ready to sample.
 
@@ -33,6 +38,7 @@ def load_mvdream(
             Python is not run); a `.safetensors` or `.pt` checkpoint in the original layout (v2.1 and v1.5), whole; or
             `owner/name@revision` on the Hugging Face hub, which is downloaded. Paths win over hub names.
         device, dtype: names as `devices.resolve_device` and `resolve_dtype` read them, or torch's own objects.
+        loras: each `FILE` or `FILE:STRENGTH`, on top of one another; see `apply_lora`.
 
     Raises:
         FileNotFoundError: there is no such path, or no model in it.
@@ -62,11 +68,15 @@ def load_mvdream(
         raise FileNotFoundError(f"the folder {path} holds no MVDream model: it has neither mvdream.json nor a folder 'unet'")
     for part in (model.unet, model.vae, model.text_encoder):
         part.requires_grad_(False).to(device)
+    for lora in loras:
+        model = apply_lora(model, *parse_lora(lora))
     return model
 
 
-def convert(source: str | Path, destination: str | Path, *, dtype: str | torch.dtype = "fp16") -> None:
-    """Write whatever `load_mvdream` reads as our own bundle, which loads memory-mapped and fast.
+def convert(
+    source: str | Path, destination: str | Path, *, dtype: str | torch.dtype = "fp16", loras: Sequence[str] = ()
+) -> None:
+    """Write whatever `load_mvdream` reads as our own bundle, which loads memory-mapped and fast; `loras` become part of it.
 
     Raises:
         ValueError: the destination exists and is not a bundle or an empty folder; or as `load_mvdream` does.
@@ -74,7 +84,7 @@ def convert(source: str | Path, destination: str | Path, *, dtype: str | torch.d
     destination = Path(destination)
     if destination.exists() and not (destination.is_dir() and (is_bundle(destination) or not any(destination.iterdir()))):
         raise ValueError(f"{destination} exists and is not a model bundle: give a new folder's name")
-    save_bundle(load_mvdream(source, device="cpu", dtype=dtype), destination)
+    save_bundle(bake_loras(load_mvdream(source, device="cpu", dtype=dtype, loras=loras)), destination)
 
 
 def load_unet(

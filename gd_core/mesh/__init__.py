@@ -9,6 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "compare": ["ShapeScore", "compare_meshes", "compare_points", "sample_surface"],
         "export": ["encode_mesh", "write_together"],
         "extract": ["MeshConfig", "extract_mesh"],
+        "load": ["from_gltf_tensors", "load_mesh"],
+        "project": ["project_views"],
         "triangle_mesh": ["TriangleMesh"],
     },
 )

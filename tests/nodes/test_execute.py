@@ -225,7 +225,7 @@ def test_cancelling_stops_at_the_next_step_and_the_next_run_goes_on(run, nodes, 
 def test_sampling_stops_between_two_layers_and_leaves_no_hook(run, model):
     from comfy import model_management  # noqa: PLC0415
 
-    parts = model.patcher.model
+    parts = model.parts
     layers = list(parts.unet.modules())
     middle = parts.unet.mid_block.resnets[0].register_forward_pre_hook(
         lambda layer, inputs: setattr(model_management, "interrupted", True)

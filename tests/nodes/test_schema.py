@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FROZEN_IDS = {  # shipped: workflows of users name them
     "GroundedDreamerLoadMVDream",
+    "GroundedDreamerLoadLoRA",
     "GroundedDreamerFocusPrompt",
     "GroundedDreamerSampleViews",
     "GroundedDreamerFitNeRF",
@@ -27,6 +28,9 @@ FROZEN_IDS = {  # shipped: workflows of users name them
     "GroundedDreamerLoadField",
     "GroundedDreamerEvaluate",
     "GroundedDreamerCompare",
+    "GroundedDreamerViewsByName",
+    "GroundedDreamerLoadMesh",
+    "GroundedDreamerProjectViews",
 }
 
 

@@ -11,6 +11,7 @@ def use(folder):
     global base, models_dir
     base, models_dir = Path(folder), str(Path(folder) / "models")
     folder_names_and_paths.clear()
+    folder_names_and_paths["loras"] = ([str(base / "models/loras")], {".safetensors", ".pt"})
     folder_names_and_paths["text_encoders"] = ([str(base / "models/clip")], {".safetensors"})
     for name in ("output", "input", "temp"):
         (base / name).mkdir(parents=True, exist_ok=True)

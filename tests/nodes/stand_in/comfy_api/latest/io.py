@@ -42,6 +42,7 @@ def Custom(io_type):
 
 Int, Float, String, Boolean, Combo = map(Custom, ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"))
 Image, Mask, Mesh, File3DGLB = map(Custom, ("IMAGE", "MASK", "MESH", "FILE_3D_GLB"))
+Load3DCamera, Load3DModelInfo = map(Custom, ("LOAD3D_CAMERA", "LOAD3D_MODEL_INFO"))
 
 
 class Hidden(str, Enum):
