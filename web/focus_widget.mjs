@@ -265,7 +265,7 @@ export class FocusWidget {
     element.setAttribute("aria-label", chip.occurrence ? `${chip.label} (${chip.occurrence + 1})` : chip.label);
     element.setAttribute("aria-valuenow", formatWeight(chip.weight));
     element.setAttribute("aria-valuetext", this.spokenState(chip, live, threshold));
-    element.setAttribute("aria-disabled", String(this.locked));
+    element.setAttribute("aria-disabled", String(Boolean(this.locked)));
     part(element, "gd-weight", chip.focused).textContent = chip.focused ? formatWeight(chip.weight) : "";
     this.renderMeter(part(element, "gd-meter", live !== null && chip.focused), live, threshold);
     const remove = part(element, "gd-remove", chip.stale && !this.locked, "button");

@@ -248,7 +248,7 @@ def test_a_wheel_over_a_word_without_focus_leaves_automatic_alone(node, page):
 def test_the_chip_area_grows_with_the_prompt(node, page):
     height = "host.app.graph.nodes[0].widgets[1].options.getMinHeight()"
     heights = []
-    for count in (1, 12, 24, 36):
+    for count in (1, 4, 6, 36):
         page.locator(".prompt").fill("a red cube and a blue sphere " * count)
         node.until_answered("a red cube and a blue sphere " * count)
         heights.append(page.evaluate(height))
@@ -287,7 +287,8 @@ def test_foreign_syntax_gets_its_sentence(page, foreign):
 def test_words_that_the_connected_model_does_not_know_are_underlined(page):
     page.evaluate(
         """() => {
-            const loader = {id: 2, type: "GroundedDreamerLoadMVDream", inputs: [], widgets: [
+            const slot = {name: "model", widget: {name: "model"}, link: null};
+            const loader = {id: 2, type: "GroundedDreamerLoadMVDream", inputs: [slot], widgets: [
               {name: "model", value: "tiny (bundled)"}]};
             const lora = {id: 3, type: "Lora", inputs: [{name: "model", type: "GD_MODEL", link: 1}], widgets: []};
             const inputs = [{name: "model", type: "GD_MODEL", link: 2}, {name: "prompt", link: 3}];
