@@ -12,6 +12,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 Points = Float[np.ndarray, "N 3"] | Float[Tensor, "N 3"]
+OtherPoints = Float[np.ndarray, "M 3"] | Float[Tensor, "M 3"]
 
 
 class Surface(Protocol):
@@ -44,7 +45,7 @@ class ShapeScore:
     distance: float
 
 
-def compare_points(shape: Points, reference: Points, distance: float = 0.05) -> ShapeScore:
+def compare_points(shape: Points, reference: OtherPoints, distance: float = 0.05) -> ShapeScore:
     """Score one point cloud against another; see `ShapeScore`. Swapping them swaps accuracy and completeness."""
     shape, reference = as_points(shape), as_points(reference)
     if not distance > 0:

@@ -19,6 +19,8 @@ from .density import LOG_LIMIT
 
 Vertices = Float[np.ndarray, "N 3"]
 Faces = Int[np.ndarray, "F 3"]
+NewVertices = Float[np.ndarray, "M 3"]  # of a surface made from another one
+NewFaces = Int[np.ndarray, "G 3"]
 REPAIR_ROUNDS = 8
 
 
@@ -89,7 +91,7 @@ def piece_volumes(vertices: Vertices, faces: Faces, pieces: Int[np.ndarray, " F"
     return np.bincount(pieces, np.einsum("ij,ij->i", a, np.cross(b, c)) / 6)
 
 
-def drop_floaters(vertices: Vertices, faces: Faces, min_fraction: float) -> tuple[Vertices, Faces, int]:
+def drop_floaters(vertices: Vertices, faces: Faces, min_fraction: float) -> tuple[NewVertices, NewFaces, int]:
     """Remove the pieces with less than `min_fraction` of the largest piece's volume; returns how many went."""
     pieces = piece_labels(vertices, faces)
     volumes = piece_volumes(vertices, faces, pieces)
@@ -97,13 +99,13 @@ def drop_floaters(vertices: Vertices, faces: Faces, min_fraction: float) -> tupl
     return *compact(vertices, faces[keep[pieces]]), int((~keep).sum())
 
 
-def compact(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def compact(vertices: Vertices, faces: Faces) -> tuple[NewVertices, NewFaces]:
     """Drop the vertices that no face uses."""
     used, inverse = np.unique(faces, return_inverse=True)
     return vertices[used], inverse.reshape(-1, 3)
 
 
-def decimate(vertices: Vertices, faces: Faces, target_faces: int) -> tuple[Vertices, Faces]:
+def decimate(vertices: Vertices, faces: Faces, target_faces: int) -> tuple[NewVertices, NewFaces]:
     """Quadric edge collapse (Garland and Heckbert 1997) down to about `target_faces`; smaller meshes stay as they are."""
     if len(faces) <= target_faces:
         return vertices, faces
@@ -163,7 +165,7 @@ def boundary_loops(faces: Faces) -> list[list[int]]:
     return [loop for loop in loops if len(loop) >= 3]
 
 
-def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def fill_holes(vertices: Vertices, faces: Faces) -> tuple[NewVertices, NewFaces]:
     """Close each hole with one triangle or a fan around its middle."""
     points, triangles = [vertices], [faces]
     count = len(vertices)
@@ -177,7 +179,7 @@ def fill_holes(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
     return np.concatenate(points), np.concatenate(triangles).astype(np.int64)
 
 
-def repair(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def repair(vertices: Vertices, faces: Faces) -> tuple[NewVertices, NewFaces]:
     """Remove degenerate, double and non-manifold faces, then close the holes; a closed surface is returned as it is.
 
     Corners at one and the same place become one: decimation leaves such pairs, and every importer merges them.

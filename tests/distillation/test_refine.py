@@ -111,7 +111,7 @@ def test_checkpoint_of_another_run_is_refused(field, views, tiny_mvdream, tmp_pa
     with pytest.raises(ValueError, match="another field, views, prompt or settings"):
         refine(field, views, tiny_mvdream, replace(CONFIG, steps=1, seed=1), resume=tmp_path / "state")
     (tmp_path / "state").write_bytes(b"cut short")
-    with pytest.raises(ValueError, match="does not hold a refinement checkpoint"):
+    with pytest.raises(ValueError, match="state is a plain text"):
         refine(field, views, tiny_mvdream, CONFIG, resume=tmp_path / "state")
 
 
