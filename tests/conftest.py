@@ -1,8 +1,13 @@
-"""Property tests draw the same examples in every run: a suite that fails must fail again."""
+"""Property tests draw the same examples in every run, since a suite that fails must fail again; and shapes are checked."""
 
 import os
 
 from hypothesis import settings
+from jaxtyping import install_import_hook
+
+import tests.shapes  # noqa: F401  by name below
+
+install_import_hook("gd_core", "tests.shapes.checked")  # before anything, the plugin below too, imports gd_core
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
