@@ -27,8 +27,6 @@ FOLDER, LORA_FOLDER = "mvdream", "loras"  # below ComfyUI's models folders
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 FOLDER_CARDS = ("mvdream.json", "model_index.json")  # a folder with one of these is a whole model: our bundle, or diffusers'
 TINY = "tiny (bundled)"
-# Per latent cell and view of a Stable Diffusion UNet in half precision: two batches without gradients, or one with. Estimates.
-SAMPLING_BYTES_PER_CELL, REFOCUS_BYTES_PER_CELL = 250_000, 1_000_000
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
@@ -66,20 +64,6 @@ class ManagedModel:
         self.parts.to(self.patchers[0].load_device)  # buffers are not shared with a LoRA's base, all weights are there
         leave_inference_mode(self.parts)  # it may have been evicted while another node ran under inference mode
         return self.model
-
-
-def sampling_memory(model: ManagedModel, refocus: bool) -> float:
-    """Bytes that sampling one object needs beside the weights, estimated from the latents' size."""
-    return _latent_cells(model) * (REFOCUS_BYTES_PER_CELL if refocus else SAMPLING_BYTES_PER_CELL)
-
-
-def refining_memory(model: ManagedModel) -> float:
-    """Bytes that a refinement step needs beside the weights; its own memory presets fit it into what there is."""
-    return _latent_cells(model) * REFOCUS_BYTES_PER_CELL
-
-
-def _latent_cells(model: ManagedModel) -> int:
-    return 4 * model.model.latent_size**2
 
 
 def model_choices() -> list[str]:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..gd_core import distillation
+from ..gd_core import distillation, memory
 from ..gd_core.nerf import QUALITIES, RadianceField, fit_views
 from ..gd_core.views import ViewSet
 from .border import NodeProgress, at_the_border, interruptible, tell
 from .files import checkpoint_path, forget
-from .models import ManagedModel, refining_memory
+from .models import ManagedModel
 from .types import CATEGORY, GDField, GDModel, GDViews
 
 SEED_MAX = 2**63 - 1
@@ -140,7 +140,7 @@ class RefineSDS(io.ComfyNode):
         seed: int,
     ) -> io.NodeOutput:
         progress = NodeProgress(cls, "refining")
-        mvdream = model.on_device(working_memory=refining_memory(model))
+        mvdream = model.on_device(memory.to_refine(model.model))
         made_for = mvdream.recipe.refine
         config = replace(
             made_for,

@@ -8,13 +8,13 @@ import comfy.model_management
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..gd_core import diffusion
+from ..gd_core import diffusion, memory
 from ..gd_core.recipe import chosen
 from ..gd_core.settings.refocus import CHOICES, refocusing
 from ..gd_core.settings.sampling import SAMPLERS
 from .border import NodeProgress, at_the_border, interruptible, tell
 from .live import LiveAttention, workflow_id
-from .models import ManagedModel, sampling_memory
+from .models import ManagedModel
 from .types import CATEGORY, FocusedPrompt, GDModel, GDPrompt, GDViews
 
 log = logging.getLogger(__name__)
@@ -157,8 +157,6 @@ class SampleViews(io.ComfyNode):
         refocus_checkpointing: bool,
     ) -> io.NodeOutput:
         progress = NodeProgress(cls, "sampling views")
-        mvdream = model.on_device(sampling_memory(model, refocus))
-        steps = steps or mvdream.recipe.sampling.steps
         changes = refocusing(
             objective,
             refocus_thresholds,
@@ -166,7 +164,9 @@ class SampleViews(io.ComfyNode):
             share=refocus_share or None,
             checkpointing=refocus_checkpointing or None,
         )
-        config = chosen(mvdream.recipe.refocus, changes, "refocusing") if refocus else None
+        config = chosen(model.model.recipe.refocus, changes, "refocusing") if refocus else None
+        mvdream = model.on_device(memory.sampling(model.model, refocus=config).working)
+        steps = steps or mvdream.recipe.sampling.steps
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         made = []
         for index in range(batch_size):

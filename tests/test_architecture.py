@@ -19,10 +19,11 @@ ALLOWED = {
     "views": {"cameras", "recipe"},
     "video": {"cameras", "views", "nerf"},
     "subject_masks": {"views"},
+    "memory": {"settings"},
     "attention": {"settings", "cameras", "views"},
     "diffusion": {"settings", "recipe", "cameras", "views", "subject_masks", "attention"},
     "nerf": {"settings", "recipe", "cameras", "views", "subject_masks"},
-    "distillation": {"settings", "cameras", "views", "attention", "diffusion", "nerf"},
+    "distillation": {"settings", "memory", "cameras", "views", "attention", "diffusion", "nerf"},
     "mesh": {"settings", "recipe", "cameras", "views", "nerf"},
     "metrics": {"cameras", "views", "attention", "diffusion", "nerf", "distillation", "mesh"},
 }

@@ -75,6 +75,11 @@ class MVDream:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def image_size(self) -> int:
+        """Pixels a side that the model was trained at."""
+        return self.config.image_size
+
+    @property
     def latent_size(self) -> int:
         return self.config.image_size // self.vae_scale_factor
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
+from .. import memory
 from ..devices import free_memory
 from ..diffusion.model import MVDream
+from ..memory import RefinementMemory, in_gb
 from ..nerf.field import RadianceField
 from ..settings.refine import RefineConfig
 from .guidance import Guidance
@@ -23,11 +24,6 @@ if TYPE_CHECKING:  # its import brings in every image processor of transformers
 
 logger = logging.getLogger(__name__)
 
-# Floats held in the backward pass per pixel by Stable Diffusion's VAE encoder, and at the peak per latent cell and image by its
-# UNet without gradients: counted over all live tensors of both at real size.
-VAE_FLOATS_PER_PIXEL = 3050
-UNET_FLOATS_PER_CELL = 52_000
-VAE_SD_WIDTH, UNET_SD_WIDTH = 128, 320  # first widths that these counts belong to; they scale with the width
 PROBE_RAYS = 256
 USABLE_SHARE = 0.9  # of the free memory; the allocator's fragments need the rest
 OOM_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -59,57 +55,23 @@ MEMORY_PRESETS = (
 )
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes by what holds them; `weights` are there before refinement starts, the rest comes on top."""
-
-    weights: int
-    unet: int
-    vae: int
-    rays: int
-    field: int
-
-    @property
-    def added(self) -> int:
-        return self.unet + self.vae + self.rays + self.field
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{name} {_gb(value)}" for name, value in vars(self).items())
-        return f"{_gb(self.weights + self.added)} ({parts})"
-
-
-def _gb(number: int) -> str:
-    return f"{number / 1e9:.2f} GB"
-
-
 def estimate_memory(
     field: RadianceField, reference: ReferenceRays, guidance: Guidance, config: RefineConfig, preset: MemoryPreset
-) -> MemoryEstimate:
+) -> RefinementMemory:
     """What a refinement holds at its peak under `preset`; rays are measured on a few of the reference rays."""
     images = 4
     size = min(preset.max_image_size, round(guidance.image_size * max(s for _, s in config.milestones)))
     rays = min(preset.rays_per_chunk, images * size**2)
     unet, vae = guidance.unet, guidance.vae
     encoded = 1 if preset.checkpointing else images
-    cells = 2 * images * guidance.latent_numel // vae.config.latent_channels  # 2: classifier-free guidance
-    pixels = encoded * guidance.image_size**2
-    unet_floats = UNET_FLOATS_PER_CELL * unet.config.block_out_channels[0] / UNET_SD_WIDTH * cells
-    vae_floats = VAE_FLOATS_PER_PIXEL * vae.config.block_out_channels[0] / VAE_SD_WIDTH * pixels
-    return MemoryEstimate(
-        weights=_weights(unet) + _weights(vae.encoder if preset.offload else vae),
-        unet=_bytes(unet_floats, unet),
-        vae=_bytes(vae_floats, vae),
+    for_unet, for_vae = memory.distillation(unet, vae, guidance.image_size, images=images, encoded=encoded)
+    return RefinementMemory(
+        weights=memory.of_weights(unet, vae.encoder if preset.offload else vae),
+        unet=for_unet,
+        vae=for_vae,
         rays=rays * _bytes_per_ray(field, reference),
-        field=4 * _weights(field),  # the field, its gradient and Adam's two moments
+        field=4 * memory.of_weights(field),  # the field, its gradient and Adam's two moments
     )
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-
-
-def _bytes(floats: float, module: nn.Module) -> int:
-    return round(floats * next(module.parameters()).element_size())
 
 
 def _bytes_per_ray(field: RadianceField, reference: ReferenceRays) -> int:
@@ -138,8 +100,8 @@ def choose_preset(
         if estimate.added <= USABLE_SHARE * free:
             break
     else:
-        logger.warning("memory preset %s needs %s, but only %s are free", preset.name, _gb(estimate.added), _gb(free))
-    logger.info("refinement with memory preset %s: estimated peak %s, %s free", preset.name, estimate, _gb(free))
+        logger.warning("memory preset %s needs %s, but only %s are free", preset.name, in_gb(estimate.added), in_gb(free))
+    logger.info("refinement with memory preset %s: estimated peak %s, %s free", preset.name, estimate, in_gb(free))
     return preset
 
 
