@@ -24,7 +24,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for what the user can put right, 130 when interrupted."""
+    """Run one command.
+
+    Returns the exit code: 0, 1 when doctor finds something wrong, 2 for what the user can put right, 130 when interrupted."""
     argv = sys.argv[1:] if argv is None else list(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in ("diffusers", "transformers", "httpx"):
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .commands import COMMANDS  # noqa: PLC0415
 
     try:
-        COMMANDS[args.command](args)
+        return COMMANDS[args.command](args) or 0
     except (ValueError, OSError, MemoryError) as error:
         message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
         print("error:", " ".join(message.split()), file=sys.stderr)
@@ -46,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -59,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_mesh(commands)
     _add_render(commands)
     _add_convert(commands)
+    _add_doctor(commands)
     commands.add_parser("evaluate", help=EVALUATE_HELP, add_help=False)
     return parser
 
@@ -179,6 +181,23 @@ def _add_convert(commands) -> None:
     _add_overwrite(parser, "the model in DST")
     add_lora(parser)
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
+
+
+def _add_doctor(commands) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="what serves on this machine, and whether it is right",
+        description="Versions, device, memory and backends, to paste into a report. Exits with 1 if anything is wrong.",
+    )
+    parser.add_argument("--full", action="store_true", help="also judge each fast path and time every stage (minutes)")
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=320,
+        metavar="N",
+        help="channels of the random model of --full: 64, 128, ... (default: 320, MVDream's; needs 16 GB of main memory)",
+    )
+    _add_device(parser)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from tqdm import tqdm
 
 from .attention import Focus
 from .cameras import orbit_cameras
+from .devices import resolve_device
 from .diffusion import convert, load_mvdream, sample_views
 from .diffusion.model import MVDream
 from .diffusion.sampling import refuse_request
@@ -168,7 +170,21 @@ def _convert(args: argparse.Namespace) -> None:
     print(args.destination)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine  # noqa: PLC0415  it needs every stage
+
+    if args.width < 64 or args.width % 64:
+        raise ValueError(f"--width must be a multiple of 64, got {args.width}")
+    logging.getLogger(f"{__package__}.devices").setLevel(logging.WARNING)  # the report says the same
+    wrong = 0
+    for finding in examine(resolve_device(args.device), full=args.full, width=args.width):
+        print(finding, flush=True)
+        wrong += finding.right is False
+    print(f"{wrong} wrong" if wrong else "nothing wrong")
+    return min(wrong, 1)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "generate": _generate,
     "views": _views,
     "fit": _fit,
@@ -176,6 +192,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "mesh": _mesh_command,
     "render": _render,
     "convert": _convert,
+    "doctor": _doctor,
 }
 
 

@@ -81,6 +81,11 @@ def render_weights(samples: RaySamples, density: Float[Tensor, " N"]) -> Float[T
             ends - samples.delta, ends, density, ray_indices=samples.ray, n_rays=samples.num_rays
         )
         return weights
+    return plain_weights(samples, density)
+
+
+def plain_weights(samples: RaySamples, density: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """`render_weights` in plain torch."""
     optical = density * samples.delta
     dense = samples.dense(optical)
     before = (dense.cumsum(1) - dense).flatten().index_select(0, samples.slot)
