@@ -150,7 +150,7 @@ class RefineSDS(io.ComfyNode):
             seed=seed,
         )
         checkpoint = checkpoint_path("refine", field, views, mvdream.config, config)
-        with interruptible(model.patcher.model):  # a step on the CPU takes too long to wait for
+        with interruptible(model.parts):  # a step on the CPU takes too long to wait for
             refined = distillation.refine(field, views, mvdream, config, progress, resume=checkpoint)
         forget(checkpoint)
         comfy.model_management.soft_empty_cache()
