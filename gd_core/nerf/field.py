@@ -107,6 +107,7 @@ class RadianceField(nn.Module):
     def copy_to(self, device: torch.device) -> RadianceField:
         """A field of its own on `device`, with the encoding that serves there."""
         made = RadianceField(self.config, device)
+        made.label_grid = LabelGrid(self.label_names, self.config.half_size).to(device)
         made.load_tensors(self.state_dict())
         made.provenance, made.recipe = copy.deepcopy(self.provenance), self.recipe
         return made

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gd_core.cameras import orbit_cameras
-from gd_core.nerf import FitConfig, fit_views, load_field
+from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
 from gd_core.nerf.labels import LabelGrid, label_field
 from gd_core.subject_masks import named_subjects, random_walk, subject_masks
 from gd_core.views import ViewSet
@@ -98,3 +98,12 @@ def test_empty_masks_label_nothing():
     field = fit_views(views, FitConfig(steps=2, rays_per_step=64))
     grid = label_field(field, ("a", "b"), torch.zeros(2, 4, SIZE, SIZE), views.cameras)
     assert not grid.shares.any()
+
+
+@pytest.mark.parametrize("names", [(), ("cube",), ("red cube", "blue sphere")])
+def test_a_copy_of_a_field_keeps_its_labels(names):
+    field = RadianceField()
+    field.label_grid = LabelGrid(names, field.config.half_size)
+    field.label_grid.shares.fill_(200)
+    copied = field.copy_to(torch.device("cpu"))
+    assert copied.label_names == names and torch.equal(copied.label_grid.shares, field.label_grid.shares)
