@@ -122,12 +122,12 @@ export function heatPixels(map, from, to) {
 export class AttentionStrip {
   /**
    * @param {(key: string) => string} labelOf the word as it was typed
-   * @param {(key: string | null) => void} onTopWord told which word leads at the pointed pixel
+   * @param {(ranked: {key: string, share: number}[]) => void} onRanked told the words at the pointed pixel, strongest first
    * @param {(name: string, values?: object) => string} text
    */
-  constructor({ labelOf, onTopWord, text }) {
+  constructor({ labelOf, onRanked, text }) {
     this.labelOf = labelOf;
-    this.onTopWord = onTopWord;
+    this.onRanked = onRanked;
     this.text = text;
     this.attention = null;
     this.shownKey = null;
@@ -279,7 +279,7 @@ export class AttentionStrip {
       });
     });
     const ranked = cursor && attention ? rankWords(attention, cursor.view, cursor.row, cursor.column) : [];
-    this.onTopWord(ranked[0]?.key ?? null);
+    this.onRanked(ranked);
     if (ranked.length) {
       this.caption.replaceChildren(...ranked.slice(0, RANKED).map(({ key, share }) => rankItem(this.labelOf(key), share)));
       return;

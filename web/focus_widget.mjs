@@ -84,7 +84,7 @@ export class FocusWidget {
     this.hint.textContent = text("hint");
     this.strip = new AttentionStrip({
       labelOf: (key) => this.chips.get(key)?.label ?? key,
-      onTopWord: (key) => this.markTop(key),
+      onRanked: (ranked) => this.light(ranked),
       text,
     });
     this.element.append(header, help, this.notice, this.list, this.hint, this.strip.element);
@@ -305,9 +305,15 @@ export class FocusWidget {
     return parts.join(", ");
   }
 
-  markTop(key) {
-    for (const element of this.list.querySelectorAll(".gd-top")) element.classList.remove("gd-top");
-    this.elements.get(key)?.classList.add("gd-top");
+  /** Light up the chips of the words at the pointed pixel: the leading one wholly, the others by their share of its share. */
+  light(ranked) {
+    for (const element of this.list.querySelectorAll(".gd-lit")) element.classList.remove("gd-lit", "gd-top");
+    for (const { key, share } of ranked) {
+      const element = this.elements.get(key);
+      element?.classList.add("gd-lit");
+      element?.style.setProperty("--gd-here", share / ranked[0].share);
+    }
+    this.elements.get(ranked[0]?.key)?.classList.add("gd-top");
   }
 
   focusChip(key) {

@@ -703,6 +703,27 @@ def test_hovering_a_pixel_ranks_the_words_there(node, page):
     assert page.locator(".gd-top").count() == 0
 
 
+def test_hovering_a_pixel_lights_the_chips_by_what_they_do_there(node, page):
+    node.send()
+    page.wait_for_selector(".gd-view-image:not([hidden])")
+    box = page.locator('[data-view="0"]').bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.72, box["y"] + box["height"] * 0.55)
+    lit = page.evaluate(
+        "() => Object.fromEntries([...document.querySelectorAll('.gd-lit')].map((e) => "
+        "[e.textContent.trim(), Number(e.style.getPropertyValue('--gd-here'))]))"
+    )
+    labels = page.locator(".gd-rank-word").all_text_contents()
+    shares = [int(text.rstrip("%")) for text in page.locator(".gd-rank-share").all_text_contents()]
+    assert len(lit) >= 2 and max(lit.values()) == 1
+    for label, share in zip(labels, shares, strict=True):
+        here = next(value for text, value in lit.items() if label in text)
+        assert abs(here - share / shares[0]) < 0.03, (label, lit)
+    top = page.locator(".gd-top")
+    assert top.count() == 1 and "sphere" in top.text_content()
+    page.mouse.move(5, 5)
+    assert page.locator(".gd-lit").count() == 0
+
+
 def test_arrow_keys_rank_words_too_and_are_spoken(node, page):
     node.send()
     page.wait_for_selector(".gd-view-image:not([hidden])")
