@@ -1,0 +1,78 @@
+"""Views painted onto a true mesh that lies elsewhere, seen from between them: `python -m tools.bench_projection --out DIR`.
+
+The true surface of each scene is turned by quarter turns, scaled by 1.3 and shifted; `project_views` finds its place again and
+paints it from four views. Beside it, with `--field`, the mesh of a field that was fitted to the same views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gd_core.cameras import orbit_cameras
+from gd_core.mesh import MeshConfig, TriangleMesh, extract_mesh, project_views
+from gd_core.mesh.surface import decimate, vertex_normals
+from gd_core.nerf import fit_views
+from gd_core.views import ViewSet
+from tools.bench_mesh import SIZE, held_out_cameras, render_glb
+from tools.mesh_scenes import SCENES, SolidScene, psnr
+
+VIEW_PIXELS = 128
+TURN = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # y up, then a quarter about the vertical
+SCALE, SHIFT = 1.3, np.array([0.3, -0.2, 0.15])
+
+
+def misplaced(scene: SolidScene, faces: int) -> tuple[TriangleMesh, np.ndarray]:
+    """The true mesh out of its place, and its vertices in their place."""
+    surface = scene.surface()
+    vertices, faces = decimate(np.float32(surface.vertices), np.int64(surface.faces), faces)
+    moved = np.float32(SCALE * vertices @ TURN.T + SHIFT)
+    normals = torch.from_numpy(vertex_normals(moved, faces))
+    return TriangleMesh(torch.from_numpy(moved), torch.from_numpy(faces), normals, torch.full((len(moved), 3), 0.7)), vertices
+
+
+def in_place(mesh: TriangleMesh) -> TriangleMesh:
+    """Where `project_views` found that the views show it."""
+    turn = torch.tensor(mesh.report["turn"], dtype=torch.float32)
+    shift = torch.tensor(mesh.report["shift"], dtype=torch.float32)
+    return replace(mesh, vertices=mesh.report["scale"] * mesh.vertices @ turn.T + shift, normals=mesh.normals @ turn.T)
+
+
+def bench(name: str, scene: SolidScene, views: ViewSet, out: Path, with_field: bool) -> dict:
+    expected = scene.views(held_out_cameras(), SIZE).images
+    mesh, _ = misplaced(scene, 10_000)
+    painted = project_views(mesh, views, texture_size=512)
+    path = in_place(painted).export(out / f"{name.replace(' ', '_')}_projected.glb", overwrite=True)
+    row = {
+        "agreement": painted.report["agreement"],
+        "seen": painted.report["seen"],
+        "psnr_projected": round(psnr(render_glb(path, held_out_cameras(), SIZE), expected), 2),
+    }
+    if with_field:
+        baked = extract_mesh(fit_views(views), MeshConfig(texture_size=512))
+        path = baked.export(out / f"{name.replace(' ', '_')}_baked.glb", overwrite=True)
+        row["psnr_baked_field"] = round(psnr(render_glb(path, held_out_cameras(), SIZE), expected), 2)
+    print(name, json.dumps(row), flush=True)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the meshes and projection.json")
+    parser.add_argument("--field", action="store_true", help="also fit a field to the views and bake its mesh")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = {
+        name: bench(name, scene, scene.views(orbit_cameras(4), VIEW_PIXELS), args.out, args.field)
+        for name, scene in SCENES.items()
+    }
+    (args.out / "projection.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
