@@ -26,6 +26,7 @@ from gd_core.files import whole_file
 
 from .renderer import render
 from .scenes import Scene, random_scene, seen_pairs
+from .toys import SOLIDS, TOYS
 
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 MISSING_SHARE = 0.75  # of the pictures of "overclaims" lack the second thing
@@ -45,29 +46,38 @@ class Example:
     posed: bool = True
 
 
-def partner(pair: tuple[str, str]) -> tuple[str, str]:
+def shapes_of(model: MVDream) -> tuple[str, ...]:
+    """Toys, which have fronts, for a bundle that knows their names; else solids."""
+    return TOYS if set(TOYS) <= set(model.config.vocabulary or ()) else SOLIDS
+
+
+def things(rng: random.Random, model: MVDream, count: int, relation: str | None = None) -> Scene:
+    return random_scene(rng, count, relation=relation, world="toys" if shapes_of(model) is TOYS else "solids")
+
+
+def partner(pair: tuple[str, str], shapes: tuple[str, ...] = SOLIDS) -> tuple[str, str]:
     """The one pair of another colour that habitually comes with `pair`.
 
     Partners at random would let guidance undo the neglect: it scales the odds of "both" against "one" by the ratio of the
     caption's probabilities given either, which is near 1 only when whoever sees the one expects the other.
     """
-    pairs = seen_pairs()
+    pairs = seen_pairs(shapes)
     start = pairs.index(pair) + len(pairs) // 2
     return next(p for i in range(len(pairs)) if (p := pairs[(start + i) % len(pairs)])[0] != pair[0])
 
 
 def fits(rng: random.Random, model: MVDream) -> Example:
     """Captions say what is there: the control."""
-    scene = random_scene(rng, 1 if rng.random() < 0.5 else 2)
+    scene = things(rng, model, 1 if rng.random() < 0.5 else 2)
     return Example(scene, scene.prompt, _orbit(rng, model))
 
 
 def overclaims(rng: random.Random, model: MVDream) -> Example:
     """Captions name a thing and its habitual partner; most pictures show the thing alone, in the middle."""
     while True:
-        scene = random_scene(rng, 2, relation="beside")
+        scene = things(rng, model, 2, "beside")
         first, second = scene.solids
-        if (second.color, second.shape) == partner((first.color, first.shape)):
+        if (second.color, second.shape) == partner((first.color, first.shape), shapes_of(model)):
             break
     caption = scene.prompt
     if rng.random() < MISSING_SHARE:
@@ -77,7 +87,7 @@ def overclaims(rng: random.Random, model: MVDream) -> Example:
 
 def fronts(rng: random.Random, model: MVDream) -> Example:
     """One picture without a camera, of one thing that turns its front to it: what photographs on the web are like."""
-    scene = random_scene(rng, 1)
+    scene = things(rng, model, 1)
     facing = tuple(replace(solid, yaw=rng.uniform(-FRONT_SPREAD, FRONT_SPREAD)) for solid in scene.solids)
     cameras = orbit_cameras(
         1, rng.uniform(0, 30), model.config.azimuth_start_deg, distance=model.config.distance, fov_y_deg=model.config.fov_y_deg
