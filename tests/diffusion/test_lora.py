@@ -309,7 +309,7 @@ def bad_weights(model) -> dict[str, tuple[dict[str, torch.Tensor], str]]:
         "SDXL, text encoders alone": (pair("lora_te2_text_model_encoder_layers_0_mlp_fc1", 64, 1280, True), "Diffusion XL"),
         "SD 2.1": (pair(f"{block}.to_k", 640, 1024), "Stable Diffusion 2.x"),
         "SD 1.5": (pair(f"{block}.to_k", 640, 768), "Stable Diffusion 1.x"),
-        "Flux": (pair("transformer.single_transformer_blocks.0.attn.to_q", 8, 8), "is no part of a LoRA"),
+        "Flux": (pair("transformer.single_transformer_blocks.0.attn.to_q", 8, 8), "no layer"),
         "Flux of kohya": (pair("lora_unet_double_blocks_0_img_attn_proj", 8, 8, True), "no layer"),
         "deeper": ({name.replace("down_blocks_1", "down_blocks_7"): t for name, t in good.items()}, "no layer"),
         "wider": (wider, "does not fit"),
