@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from .surface import Faces, Vertices, boundary_loops, find_defects, piece_volumes, unit
+from .surface import Faces, NewFaces, NewVertices, Vertices, boundary_loops, find_defects, piece_volumes, unit
 
 SMALLEST_ISLAND = 0.02  # of a label's surface: a smaller island takes the label around it
 ISLAND_ROUNDS = 8
@@ -46,7 +46,8 @@ def split_by_labels(vertices: Vertices, faces: Faces, normals: Vertices, shares:
     """Cut a surface by the label with the largest share at each vertex. Labels that own nothing give no part."""
     shares = without_islands(vertices, faces, shares)
     vertices, normals, faces, label = cut(vertices, normals, faces, shares)
-    parts = Parts(*(np.zeros((0, 3), np.float32),) * 2, np.zeros((0, 3), np.int64), *[np.zeros(0, int)] * 2, [], [], [])
+    nothing = np.zeros((0, 3), np.float32)
+    parts = Parts(nothing, nothing, nothing.astype(np.int64), np.zeros(0, int), np.zeros(0, bool), [], [], [])
     collected = []
     for number, which in enumerate(np.unique(label)):
         used, own = np.unique(faces[label == which], return_inverse=True)
@@ -104,7 +105,7 @@ def without_islands(vertices: Vertices, faces: Faces, shares: Float[np.ndarray, 
 
 def cut(
     vertices: Vertices, normals: Vertices, faces: Faces, shares: Float[np.ndarray, "N L"]
-) -> tuple[Vertices, Vertices, Faces, Int[np.ndarray, " F"]]:
+) -> tuple[NewVertices, NewVertices, NewFaces, Int[np.ndarray, " G"]]:
     """Split the triangles whose corners have different labels where the two shares are equal; returns each face's label too."""
     label = shares.argmax(1)
     of_corner = label[faces]

@@ -20,7 +20,7 @@ from ..views import Progress, ViewSet
 from .raster import depth_maps
 from .settings import MIN_AGREEMENT
 from .silhouette import place
-from .surface import Faces, Vertices, piece_labels, unit
+from .surface import Faces, NewFaces, NewVertices, Vertices, piece_labels, unit
 from .texture import pad_texture, rasterize_uvs, unwrap
 from .triangle_mesh import TriangleMesh
 
@@ -110,8 +110,8 @@ def paint(
     points: Vertices,
     facing: Vertices,
     pieces: Int[np.ndarray, " N"],
-    vertices: Vertices,
-    faces: Faces,
+    vertices: NewVertices,
+    faces: NewFaces,
     views: ViewSet,
     check=lambda: None,
 ) -> tuple[Float[np.ndarray, "N 3"], Bool[np.ndarray, " N"]]:

@@ -19,7 +19,7 @@ from .density import LOG_LIMIT
 
 Vertices = Float[np.ndarray, "N 3"]
 Faces = Int[np.ndarray, "F 3"]
-NewVertices = Float[np.ndarray, "M 3"]  # of a surface made from another one
+NewVertices = Float[np.ndarray, "M 3"]  # of another surface, such as one made from it
 NewFaces = Int[np.ndarray, "G 3"]
 REPAIR_ROUNDS = 8
 

@@ -23,7 +23,7 @@ class TriangleMesh:
         vertex_colors: `[N, 3]` float32 sRGB, 0..1.
         uvs: `[N, 2]` float32 in 0..1, v down as in glTF, or None for a mesh with vertex colours only. Vertices on a seam
             of the atlas occur once for each chart.
-        texture: `[T, T, 3]` float32 sRGB, 0..1, first row at v = 0, or None.
+        texture: `[H, W, 3]` float32 sRGB, 0..1, first row at v = 0, or None.
         part: `[F]` int64, the part that each face belongs to, counting from 0; one part where `part_names` is empty.
         part_names: a name for each part; () for a mesh that is one whole.
         report: JSON-able facts of the extraction: threshold, pieces, watertight or the defects, timings.
@@ -34,7 +34,7 @@ class TriangleMesh:
     normals: Float[Tensor, "N 3"]
     vertex_colors: Float[Tensor, "N 3"]
     uvs: Float[Tensor, "N 2"] | None = None
-    texture: Float[Tensor, "T T 3"] | None = None
+    texture: Float[Tensor, "H W 3"] | None = None
     part: Int[Tensor, " F"] | None = None
     part_names: tuple[str, ...] = ()
     report: dict = field(default_factory=dict)

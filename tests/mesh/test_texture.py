@@ -143,7 +143,9 @@ def test_baking_asks_often_whether_to_stop(monkeypatch, textured_mesh, at):
     mesh = textured_mesh
     arguments = (mesh.vertices, mesh.normals, mesh.uvs, mesh.faces)
     with pytest.raises(InterruptedError):
-        texture.bake_texture(THREE_SOLIDS, *(value.numpy() for value in arguments), 256, 0.05, 3, tick)
+        given = [value.numpy() for value in arguments]
+        lids = mesh.vertex_colors.numpy(), np.zeros(len(mesh.faces), bool)
+        texture.bake_texture(THREE_SOLIDS, *given, 256, 0.05, 3, tick, *lids)
     assert len(asked) == at
 
 
