@@ -12,6 +12,7 @@ from gd_core.cameras import orbit_cameras
 from gd_core.nerf import QUALITIES, FieldConfig, FitConfig, RadianceField, fit_views, load_field
 from gd_core.nerf import quality as quality_module
 from gd_core.nerf.fit import SparseViewFit
+from gd_core.nerf.labels import LabelGrid
 from gd_core.nerf.quality import memory_needed, pixel_size, resolution_for, resolve
 from gd_core.nerf.shell import ShellGrid, neighbour_tables
 from gd_core.nerf.threads import fitting_threads, threads_that_pay
@@ -112,9 +113,11 @@ def test_detail_changes_nothing_at_first_and_comes_back_from_a_file(tmp_path):
     assert not torch.equal(changed, before)
     with field.kept():
         assert torch.equal(field.density(points), changed) and torch.equal(field.shape.normals(points), normals)
+    field.label_grid = LabelGrid(("cube", "sphere"))
     field.save(tmp_path / "field.safetensors")
     for loaded in (load_field(tmp_path / "field.safetensors", "cpu"), field.copy_to(torch.device("cpu"))):
         assert torch.equal(loaded.density(points), changed) and loaded.config == field.config
+        assert loaded.label_names == ("cube", "sphere")
 
 
 def test_a_detailed_fit_goes_on_bit_for_bit_and_shows_its_views_better(quick, tmp_path):
