@@ -99,7 +99,8 @@ def project_views(
         vertex_colors=_at_corners(padded, uvs),
         uvs=torch.from_numpy(np.float32(uvs)),
         texture=padded,
-        pieces=mesh.pieces,
+        part=mesh.part,
+        part_names=mesh.part_names,
         report=report,
     )
     tell(4, 4, None)
