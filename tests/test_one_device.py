@@ -1,6 +1,6 @@
-"""Nothing that is made on one device may meet another while views are sampled, without a GPU: see `pretended_device`.
+"""Nothing that is made on one device may meet another, from prompt to field, without a GPU: see `pretended_device`.
 
-The model is a small one of the real classes. It is loaded once and stays on the device.
+Models are small ones of the real classes. What one stage makes the next one needs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,28 @@ import pytest
 import torch
 
 from gd_core.attention import RefocusConfig
+from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import sample_views
+from gd_core.metrics import evaluate_field
+from gd_core.nerf import FitConfig, fit_views, load_field
+from gd_core.nerf.encodings import EncodingConfig
+from gd_core.nerf.field import FieldConfig
+from gd_core.nerf.match import match_with_views
 from gd_core.settings.sampling import SAMPLERS
+from gd_core.views import ViewSet
 from tests.pretended_device import DevicesMeet, PretendedTensor, pretended_device
 from tests.random_models import random_mvdream
 
 PROMPT = "a red cube and a blue sphere"
+
+
+def ball(size: int = 24) -> ViewSet:
+    cameras = orbit_cameras(4)
+    origins, directions = cameras.rays(size, size)
+    nearest = (origins - (origins * directions).sum(-1, keepdim=True) * directions).norm(dim=-1)
+    masks = (nearest < 0.5).float()
+    colour = torch.tensor([0.9, 0.2, 0.1])
+    return ViewSet(masks[..., None] * colour + 1 - masks[..., None], masks, cameras, prompt=PROMPT)
 
 
 def tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -30,11 +46,12 @@ def lives_on(device: torch.device, *tensors: torch.Tensor) -> None:
 
 
 class Run:
-    """A model, and what is done with it."""
+    """What is made by one stage and needed by the next."""
 
     def __init__(self, folder: Path, device: torch.device):
-        self.device, self.cpu = device, torch.device("cpu")
+        self.folder, self.device, self.cpu = folder, device, torch.device("cpu")
         self.model = random_mvdream(folder / "tokenizer")
+        self.views = ball()
 
     def load(self) -> None:
         for part in (self.model.unet, self.model.vae, self.model.text_encoder):
@@ -55,8 +72,30 @@ class Run:
             )  # fmt: skip
             assert views.provenance["refocus_report"]["updates"]
 
+    def fit(self) -> None:
+        config = FitConfig(steps=6, rays_per_step=64, prune_after=2, prune_every=2, check_every=3)
+        for encoding in (EncodingConfig(), EncodingConfig(kind="hash", levels=4, log2_table=12)):
+            config = replace(config, field=FieldConfig(encoding=encoding))
+            self.field = fit_views(self.views, config, resume=self.folder / "fit.checkpoint", device=self.device)
+            lives_on(self.device, *tensors_of(self.field))
+            fit_views(self.views, config, resume=self.folder / "fit.checkpoint", device=self.device)  # reads what was left
+            (self.folder / "fit.checkpoint").unlink()
+        fit_views(self.views.to(self.device), config, device="cpu")
 
-STAGES = ("load", "sample", "refocus")
+    def render(self) -> None:
+        rendered = self.field.render(orbit_cameras(2), 16, 16, background=torch.ones(3).to(self.device))
+        lives_on(self.device, rendered.rgb, rendered.alpha, rendered.depth, rendered.normal)
+        match_with_views(self.field, self.views)
+        evaluate_field(self.field, self.views)
+
+    def save_and_load(self) -> None:
+        path = self.folder / "field.safetensors"
+        self.field.save(path)
+        lives_on(self.cpu, *tensors_of(load_field(path, "cpu")))
+        lives_on(self.device, *tensors_of(load_field(path, self.device)))
+
+
+STAGES = ("load", "sample", "refocus", "fit", "render", "save_and_load")
 
 
 @pytest.fixture(scope="module")
