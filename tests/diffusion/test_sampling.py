@@ -168,9 +168,9 @@ def test_cancelling_stops_at_once_and_leaves_the_model_clean(model):
         (PROMPT, {"steps": 0}, "steps must be between 1 and 1000, got 0"),
         (PROMPT, {"steps": 1001}, "steps must be between"),
         (PROMPT, {"seed": -1}, "seed must be between 0"),
-        (PROMPT, {"guidance_scale": 0.5}, "guidance scale"),
-        (PROMPT, {"guidance_scale": float("nan")}, "guidance scale"),
-        (PROMPT, {"guidance_rescale": 1.5}, "guidance rescale"),
+        (PROMPT, {"guidance_scale": 0.5}, "guidance_scale must be between 1"),
+        (PROMPT, {"guidance_scale": float("nan")}, "guidance_scale must be between 1"),
+        (PROMPT, {"guidance_rescale": 1.5}, "guidance_rescale must be between 0 and 1"),
         (PROMPT, {"sampler": "dpm"}, "no sampler 'dpm': choose one of ddim, dpmpp_2m, euler, unipc"),
     ],
 )
