@@ -88,7 +88,7 @@ def test_convert(folder, tmp_path):
         (["generate", "a cube", "--out", "OUT", "--model", "nowhere"], "nowhere"),
         (["generate", "", "--out", "OUT", "--model", "MODEL"], "prompt"),
         (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--seed", "-1"], "seed"),
-        (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--steps", "0"], "steps"),
+        (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--steps", "-1"], "steps"),
         (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--focus", "{"], "JSON"),
         (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--faces", "3"], "target_faces"),
         (["fit", "missing.safetensors", "--out", "OUT.safetensors"], "missing.safetensors"),

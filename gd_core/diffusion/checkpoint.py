@@ -81,6 +81,11 @@ def _read_file(path: Path) -> StateDict:
                 f"{path} was refused: it holds more than weights (code that would run on loading: {found[1]}). "
                 "Use a .safetensors file, or get the checkpoint from its authors"
             ) from error
+        if "Unsupported operand" in str(error):
+            raise ValueError(
+                f"{path} was refused: it holds instructions that weights do not need, so it may run code, or is damaged. "
+                "Use a .safetensors file, or get the checkpoint from its authors"
+            ) from error
         raise ValueError(f"{path} is a PyTorch checkpoint that is damaged or cut short: download it again") from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is a PyTorch checkpoint that is damaged or cut short ({error}): download it again") from error

@@ -58,9 +58,9 @@ def test_an_asset_is_seen_from_eight_new_sides_and_saved(bundle, tmp_path):
     ("factory", "settings", "message"),
     [
         (views_maker, {"fit": {}}, "unknown setting 'fit': this maker takes negative_prompt, steps"),
-        (views_maker, {"refocus": {"strength": 1}}, "unknown setting 'refocus.strength'"),
-        (asset_maker, {"refinement": {"multiview": False}}, "unknown setting 'refinement.multiview'"),
-        (views_maker, {"refocus": 5}, "setting 'refocus' should be an object of RefocusConfig's fields"),
+        (views_maker, {"refocus": {"strength": 1}}, "setting 'refocus' has an entry 'strength' that there is not"),
+        (asset_maker, {"refinement": {"multiview": False}}, "setting 'refinement' has an entry 'multiview' that there is not"),
+        (views_maker, {"refocus": 5}, "setting 'refocus' must be an object of settings"),
     ],
 )
 def test_settings_are_checked_before_the_model_is_loaded(factory, settings, message):

@@ -238,7 +238,7 @@ def test_bad_paths_are_refused(tmp_path, monkeypatch, checkpoints):
         (lambda f: (f / "vae" / "config.json").unlink(), FileNotFoundError, "no config.json in .*vae: .* is incomplete"),
         (lambda f: (f / "mvdream.json").write_text("{"), ValueError, "mvdream.json is not valid JSON"),
         (lambda f: (f / "mvdream.json").write_text("{}"), ValueError, "is not the card of a Grounded-Dreamer model bundle"),
-        (lambda f: rewrite(f / "mvdream.json", version=99), ValueError, "bundle format 99, this release reads up to 1"),
+        (lambda f: rewrite(f / "mvdream.json", version=99), ValueError, "bundle format 99, this release reads up to 2"),
         (lambda f: rewrite(f / "mvdream.json", zest=1), ValueError, "entries that no model has: zest"),
         (lambda f: shutil.rmtree(f / "scheduler"), FileNotFoundError, "lacks scheduler"),
         (lambda f: shutil.rmtree(f / "unet"), FileNotFoundError, "lacks unet"),

@@ -128,7 +128,8 @@ def test_a_mesh_is_exported_with_its_workflow(run, nodes, field, base):
         out = run("ExportMesh", field=field, resolution=32, texture_size=64, target_faces=500, also_save="obj")
     finally:
         del node.hidden
-    mesh, glb, report = out.args
+    mesh, glb, report, parts, names = out.args
+    assert names == ["mesh"] and torch.equal(parts[0].vertices, mesh.vertices)
     assert mesh.vertices.shape[0] == 1 and mesh.uvs.shape[1] == mesh.vertices.shape[1] and mesh.texture.shape == (1, 64, 64, 3)
     assert "watertight" in report
     shown = out.ui["3d"][0]

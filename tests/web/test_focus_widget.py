@@ -325,7 +325,7 @@ def test_keyboard_alone_does_everything(node, page):
     page.keyboard.press("Space")
     assert node.weights == {"sphere": 1}
     page.keyboard.press("Delete")
-    assert node.weights == {"cube": 1, "sphere": 1}
+    assert node.value == "", "what equals the automatic choice is the automatic choice"
     page.keyboard.press("End")
     assert page.evaluate("document.activeElement.dataset.key") == "sphere"
     page.keyboard.press("PageDown")
@@ -445,7 +445,7 @@ def test_a_prompt_of_ten_thousand_characters_does_not_freeze_the_page(node, page
     )
     assert frames <= 8 and elements < 20_000, "a key press draws once or twice, and no more than the chips that are shown"
     assert page.locator(".gd-chip").count() < 1200
-    assert "more words" in page.locator(".gd-notice").text_content()
+    page.wait_for_function("document.querySelector('.gd-notice').textContent.includes('more words')")
 
 
 def test_the_servers_words_win(page):
@@ -545,7 +545,7 @@ def test_every_chip_says_what_it_is(node, page):
     assert ["slider", "next", "0", "not focused"] in spoken
     assert ["slider", "a (2)", "0", "not focused"] in spoken
     described = "document.querySelector('.gd-chip').getAttribute('aria-describedby')"
-    assert "Up and Down" in page.evaluate(f"document.getElementById({described}).textContent")
+    assert "Up, Down and digits" in page.evaluate(f"document.getElementById({described}).textContent")
     unnamed = "button:not([hidden])"
     assert all(page.eval_on_selector_all(f".gd-focus {unnamed}", "all => all.map(b => b.textContent || b.ariaLabel)"))
 
