@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.web.server_words import answer
+from gd_core.attention import prompt_words, read_prompt
 
 PROMPT = "a red cube next to a blue sphere"
 
@@ -23,7 +23,7 @@ class Node:
     def until_answered(self, prompt: str) -> None:
         """The server's words of a prompt are shown."""
         if prompt.strip():
-            count = len(answer(None, {"text": prompt})["words"])
+            count = len(prompt_words(read_prompt(prompt).text))
             self.page.wait_for_function(f"document.querySelectorAll('.gd-chip:not(.gd-stale)').length === {min(count, 300)}")
         self.next_frame()
 
