@@ -182,6 +182,7 @@ class Refinement:
         """One optimiser step and what is due after it; returns a preview `[s, s, 3]` or None."""
         state = self.state
         share = state.step / self.config.steps
+        before = self.generator.get_state()
         try:
             preview = self._within_memory(lambda: self._optimize(share))
         except TermNotFinite as error:
@@ -189,6 +190,11 @@ class Refinement:
             self._event(f"stopped at step {state.step + 1}: {error}; the last good state was restored")
             self.stopped = True
             return None
+        except BaseException:  # cancelled in the middle: the field is still what it was before the step
+            self.generator.set_state(before)
+            if self.checkpoint is not None:
+                self.save()
+            raise
         state.step += 1
         if state.step % OCCUPANCY_EVERY == 0:
             self.field.update_occupancy(self.generator)

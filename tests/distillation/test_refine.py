@@ -106,6 +106,28 @@ def test_cancelled_and_resumed_ends_bit_identical(field, views, tiny_mvdream, tm
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_cancelled_within_a_step_goes_on_from_before_it(field, views, tiny_mvdream, tmp_path):
+    """As ComfyUI cancels: between two layers of the model, long before the step is done."""
+    config = replace(CONFIG, steps=5, evaluate_every=5)
+    refine(field, views, tiny_mvdream, config, resume=tmp_path / "unbroken")
+    done = []
+
+    def cancel(*_):
+        if done and done[-1] == 2:
+            raise Cancelled
+
+    hook = tiny_mvdream.unet.mid_block.register_forward_pre_hook(cancel)
+    try:
+        with pytest.raises(Cancelled):
+            refine(field, views, tiny_mvdream, config, lambda step, *_: done.append(step), resume=tmp_path / "broken")
+    finally:
+        hook.remove()
+    steps = []
+    refine(field, views, tiny_mvdream, config, lambda step, *_: steps.append(step), resume=tmp_path / "broken")
+    assert done[-1] == 2 and min(step for step in steps if step) == 3
+    assert (tmp_path / "broken").read_bytes() == (tmp_path / "unbroken").read_bytes()
+
+
 def test_checkpoint_of_another_run_is_refused(field, views, tiny_mvdream, tmp_path):
     refine(field, views, tiny_mvdream, replace(CONFIG, steps=1), resume=tmp_path / "state")
     with pytest.raises(ValueError, match="another field, views, prompt or settings"):
