@@ -28,11 +28,11 @@ lint: $(VENV)/.ready
 # With COMFY_DIR set to a ComfyUI tree the nodes and the page run in it, too (COMFY_PYTHON: its interpreter, when not in or beside
 # the tree); the last line of the run says whether they did.
 test: lint $(NPM_READY) $(CHROMIUM_READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2
 
 # The suite on the oldest versions that requirements.txt admits: every lower bound as a pin. `make test` takes the newest.
 test-oldest: .venv-oldest/.ready
-	$(OLDEST)/python -m pytest tests
+	$(OLDEST)/python -m pytest tests -n 2
 
 .venv-oldest/.ready: requirements.txt requirements-dev.txt
 	test -x $(OLDEST)/python || $(PYTHON) -m venv .venv-oldest

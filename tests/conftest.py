@@ -2,6 +2,10 @@
 
 import os
 
+# Before torch is imported here or in a process that a test starts: on a busy machine two threads wait for each other at every
+# small operation, and on an idle one they gain nothing.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 from jaxtyping import install_import_hook
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from gd_core.attention import AttentionCapture, Focus
 from gd_core.attention.subjects import noun_phrases
 from gd_core.cameras import Cameras, orbit_cameras
-from gd_core.diffusion import MVDream, load_mvdream, predict_noise, sample_views
+from gd_core.diffusion import load_mvdream, predict_noise, sample_views
+from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.prompts import encode_prompt
 from gd_core.mesh import MeshConfig, TriangleMesh, extract_mesh
 from gd_core.mesh.surface import piece_volumes

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from .surface import Faces, NewFaces, NewVertices, Vertices, boundary_loops, find_defects, piece_volumes, unit
 
 SMALLEST_ISLAND = 0.02  # of a label's surface: a smaller island takes the label around it
+SMALLEST_PART = 0.005  # of the whole surface, likewise
 ISLAND_ROUNDS = 8
 NEAREST_CUT = 0.02  # of an edge: no cut closer to a corner, so that no triangle is a needle
 LONGEST_LOOP = 400  # edges; a longer one is closed by a fan, since the time grows with the cube
@@ -95,7 +96,8 @@ def without_islands(vertices: Vertices, faces: Faces, shares: Float[np.ndarray, 
         border = np.concatenate((border, border[:, ::-1]))
         touching = np.zeros((count, shares.shape[1]))
         np.add.at(touching, (island[border[:, 0]], label[border[:, 1]]), 1)
-        small = (size < SMALLEST_ISLAND * of_label[owner]) & (touching.sum(1) > 0)
+        tiny = np.maximum(SMALLEST_ISLAND * of_label[owner], SMALLEST_PART * area.sum())
+        small = (size < tiny) & (touching.sum(1) > 0)
         if not small.any():
             break
         flipped = np.flatnonzero(small[island])

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 RESOLUTION = 64  # cells a side: attention says nothing finer
 RENDER_SIZE = 96  # pixels of the depth maps that tell what a view sees
-NEAR = 1.5  # cells: what lies within it of the surface counts as seen with it, or as near enough to be labelled
+NEAR = 2.5  # cells: what lies within it of the surface is labelled with it
+SLACK = 1.5  # cells that a point may lie behind what a view sees, and be seen
 
 
 class LabelGrid(nn.Module):
@@ -80,11 +81,12 @@ def label_field(field: RadianceField, names: tuple[str, ...], masks: Float[Tenso
     distance = torch.cat([field.shape(chunk) for chunk in centres.split(1 << 16)])
     occupied = torch.cat([field.occupancy.lookup(chunk) for chunk in centres.split(1 << 16)]) > 0
     solid = (distance < 0) & occupied
-    active = F.max_pool3d(solid.float().view(1, 1, *[RESOLUTION] * 3), 3, stride=1, padding=1).flatten() > 0
+    # The surface that a mesh takes lies where the density has fallen to a few percent: up to two cells outside.
+    active = F.max_pool3d(solid.float().view(1, 1, *[RESOLUTION] * 3), 5, stride=1, padding=2).flatten() > 0
     shell = (active & (distance.abs() < NEAR * spacing)).nonzero()[:, 0]
     if len(shell) == 0:
         return labels.to(field.device)
-    votes, seen = _votes(field, centres[shell], masks.to(field.device), cameras.to(field.device), NEAR * spacing)
+    votes, seen = _votes(field, centres[shell], masks.to(field.device), cameras.to(field.device), SLACK * spacing)
 
     cells = [RESOLUTION] * 3
     confidence = torch.zeros(len(centres))
@@ -93,7 +95,7 @@ def label_field(field: RadianceField, names: tuple[str, ...], masks: Float[Tenso
     priors[:, shell.cpu()] = torch.where(seen > 0, votes / votes.sum(0).clamp(min=1e-6), 1 / len(names)).cpu()
     colors = torch.zeros(len(centres), 3)
     colors[shell.cpu()] = field.albedo(centres[shell]).cpu()
-    inside = (active & (distance < -NEAR * spacing)).cpu()
+    inside = (active & (distance <= -NEAR * spacing)).cpu()
     colors[inside] = colors[shell.cpu()].mean(0)  # the colour inside is nobody's: one for all, so that labels spread evenly
     shares = random_walk(
         colors.view(*cells, 3).numpy(),
