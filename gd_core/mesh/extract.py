@@ -19,6 +19,7 @@ from .texture import bake_texture, shell_colors, unwrap
 from .triangle_mesh import TriangleMesh
 
 REST = "rest"  # the part that has no label
+UNLABELLED_BIAS = 0.5  # so much more must be without a label than labelled
 STAGES = {"density": 30, "surface": 10, "decimate": 5, "unwrap": 20, "bake": 35}  # share of the time, in percent
 
 
@@ -92,8 +93,9 @@ def _extract_mesh(field: Field, config: MeshConfig, watch: Stopwatch) -> Triangl
         "faces": len(faces),
         **describe_surface(vertices, faces),
     }
-    part, part_names, painted = ranked_pieces(vertices, faces), (), np.zeros(len(faces), bool)
+    part, part_names, painted = np.zeros(len(faces), np.int64), (), np.zeros(len(faces), bool)
     if config.parts == "pieces":
+        part = ranked_pieces(vertices, faces)
         part_names = tuple(f"piece {i + 1}" for i in range(report["pieces"]))
         report["parts"] = [
             {"name": name, "volume": volume, "watertight": report["watertight"]}
@@ -109,8 +111,6 @@ def _extract_mesh(field: Field, config: MeshConfig, watch: Stopwatch) -> Triangl
         ]
         report["absent"] = [name for name in field.label_names if name not in part_names]
         report["watertight"] = all(words.watertight)
-    else:
-        part = np.zeros(len(faces), np.int64)
     depth = config.shell_depth * 2 * half_size(field) / config.resolution
     uvs = texture = None
     with watch.stage("unwrap") as tick:
@@ -159,9 +159,10 @@ def refuse_unlabelled(field: Field) -> None:
 
 
 def label_shares(field: Field, points: np.ndarray) -> np.ndarray:
-    """Shares of the field's labels at points and, last, of none: `[N, S + 1]`, adding up to 1."""
+    """What `split_by_labels` compares at points `[N, 3]`, world units: `[N, S + 1]`, the shares of the field's S labels, 0..1,
+    and last what has no label, less `UNLABELLED_BIAS`, since shares fade at the rim of what is labelled."""
     shares = query(field, "label_shares", points)
-    return np.concatenate((shares, np.clip(1 - shares.sum(1, keepdims=True), 0, 1) - 0.5), axis=1)
+    return np.concatenate((shares, np.clip(1 - shares.sum(1, keepdims=True), 0, 1) - UNLABELLED_BIAS), axis=1)
 
 
 def ranked_pieces(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
