@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -42,6 +42,10 @@ class Recipe:
     def to_json(self) -> str:
         """Every setting but those of a single run (seed, memory preset)."""
         return json.dumps(to_plain(self))
+
+    def for_other_weights(self) -> Recipe:
+        """Without what was found out about one model's weights: which layers know."""
+        return replace(self, refocus=replace(self.refocus, layers=()))
 
     @classmethod
     def from_json(cls, data: str | Mapping, base: Recipe | None = None, where: str = "recipe") -> Recipe:

@@ -17,7 +17,7 @@ from gd_core.settings.sampling import SamplingConfig
 WIDTH = 32
 MERGED_WORDS = ("a", "red", "blue", "green", "cube", "sphere", "and", "big", "asset", "to", "the")
 TINY_RECIPE = Recipe.from_json(json.loads((TINY / "mvdream.json").read_text())["recipe"])
-QUICK_RECIPE = replace(TINY_RECIPE, sampling=SamplingConfig(steps=4, guidance_scale=3.0))
+QUICK_RECIPE = replace(TINY_RECIPE.for_other_weights(), sampling=SamplingConfig(steps=4, guidance_scale=3.0))
 GEOMETRY = {"fov_y_deg": 40.0, "distance": 3.0}
 
 

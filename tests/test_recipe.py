@@ -91,6 +91,7 @@ BAD = {
     "a huge grid": ({"fit": {"field": {"shape": {"resolutions": [100000]}}}}, "at most 1024"),
     "a huge mesh": ({"mesh": {"resolution": 4096}}, "mesh resolution must be"),
     "half a ramp": ({"refine": {"sds_weight": {"start": "x"}}}, "recipe.refine.sds_weight.start must be a finite number"),
+    "no names": ({"refocus": {"layers": [3]}}, "recipe.refocus.layers[0] must be text"),
     "no list": ({"refocus": {"thresholds": 3}}, "recipe.refocus.thresholds must be a list"),
     "no object": ({"mesh": [1]}, "recipe.mesh must be an object of settings"),
     "not even that": ("[", "not valid JSON"),
@@ -124,7 +125,7 @@ def test_a_bundle_of_the_previous_release_gets_the_recipe_that_suits_it(bundle, 
     converted = with_card(bundle, tmp_path / "a", **old, steps=30, guidance_scale=7.5)
     assert load_bundle(converted, torch.float32).recipe == MVDREAM
     toy = with_card(bundle, tmp_path / "b", **old, steps=25, guidance_scale=2.0, vocabulary=["a", "red", "cube"])
-    assert load_bundle(toy, torch.float32).recipe == TINY_RECIPE
+    assert load_bundle(toy, torch.float32).recipe == TINY_RECIPE.for_other_weights()
     chosen_steps = with_card(bundle, tmp_path / "c", **old, steps=12, guidance_scale=7.5)
     sampling = replace(MVDREAM.sampling, steps=12, guidance_scale=7.5)
     assert load_bundle(chosen_steps, torch.float32).recipe == replace(MVDREAM, sampling=sampling)
@@ -146,10 +147,11 @@ def test_changes_are_made_to_the_recipe_and_to_nothing_else():
 
 
 def test_the_paper_and_per_view_are_one_choice():
-    base = replace(MVDREAM.refocus, downscale=4, checkpointing=True)
+    base = replace(MVDREAM.refocus, downscale=4, layers=("mid_block.attentions.0",), checkpointing=True)
     assert chosen(base, refocusing(), "refocusing") == base
     per_view = chosen(base, refocusing("per view", "none", share=0.3), "refocusing")
-    assert per_view == replace(RefocusConfig(), downscale=4, checkpointing=True, share=0.3)
+    of_weights = {"downscale": 4, "layers": base.layers, "checkpointing": True}
+    assert per_view == replace(RefocusConfig(), **of_weights, share=0.3)
     paper = chosen(per_view, refocusing("paper", strength=0.6), "refocusing")
     assert paper.objective == "mean_views" and paper.step_size == 0.6 and paper.normalise and paper.thresholds
     assert refocusing(thresholds="0:0.05, 0.2:0.5")["thresholds"] == ((0, 0.05), (0.2, 0.5))

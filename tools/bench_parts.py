@@ -70,7 +70,8 @@ def true_views(model: MVDream, scene: Scene, seed: int) -> ViewSet:
     alphas, total = model.scheduler.alphas_cumprod, 0
     for t in TIMESTEPS:
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed * 1000 + t))
-        capture = AttentionCapture(model.unet, downscale=2, num_tokens=prompt.end_token)
+        config = model.recipe.refocus
+        capture = AttentionCapture(model.unet, downscale=config.downscale, layers=config.layers, num_tokens=prompt.end_token)
         with capture:
             noisy = alphas[t].sqrt() * clean + (1 - alphas[t]).sqrt() * noise
             predict_noise(model.unet, noisy, t, prompt.embeddings, cameras.conditioning(), len(cameras))

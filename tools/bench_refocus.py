@@ -232,14 +232,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     overrides = {name: ast.literal_eval(value) for name, value in (item.split("=", 1) for item in args.set)}
-    config = replace(RefocusConfig(), **overrides)
     if args.real_size:
-        print(json.dumps(real_size_cost(config, steps=30), indent=1))
+        print(json.dumps(real_size_cost(replace(RefocusConfig(), **overrides), steps=30), indent=1))
         return
     if args.out is None:
         parser.error("--out is needed: the file that a cut run goes on from")
 
     model = load_mvdream(args.model, device="cpu", dtype=getattr(torch, args.dtype))
+    config = replace(model.recipe.refocus, **overrides)
     rows = Rows(args.out)
     arm = json.dumps(overrides) if overrides else "on"
     if not args.summary:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gd_core.attention import RefocusConfig
 from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.sampling import sample_objects
 from gd_core.views import ViewSet
@@ -84,7 +83,7 @@ def main() -> None:
     model = load_mvdream(args.model, device="cpu", dtype=torch.float32)
     prompts, seeds = [p for p, _ in examples], [s for _, s in examples]
     off = sample_objects(model, prompts, seeds=seeds)
-    on = sample_objects(model, prompts, seeds=seeds, refocus=RefocusConfig())
+    on = sample_objects(model, prompts, seeds=seeds, refocus="auto")
     blocks = [block(*pair) for pair in zip(off, on, strict=True)]
     sheet = Image.new("RGB", (max(b.width for b in blocks), sum(b.height for b in blocks)), "white")
     top = 0

@@ -7,6 +7,7 @@ them a second time beside their ordinary processor, in fp32; self-attention is n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from types import TracebackType
 
 from diffusers import UNet2DConditionModel
@@ -31,6 +32,7 @@ class AttentionCapture:
     Args:
         unet: any UNet2DConditionModel.
         downscale: 1, 2, 4 or 8: take the layers whose token grid is this much smaller than the latents.
+        layers: of these only the ones with such names, "up_blocks.0.attentions.2"; none takes all.
         num_tokens: keep the maps of the first so many text tokens.
         last_images: keep only so many images from the end of the batch (the conditional half under guidance); None keeps all.
         stop: end the pass behind the last captured layer. Exact for anything computed from the maps. The pass must then be run
@@ -38,7 +40,7 @@ class AttentionCapture:
         checkpointing: recompute activations in the backward pass, for small GPUs.
 
     Raises:
-        ValueError: when no layer has this resolution.
+        ValueError: when no layer has this resolution, or none of these such a name.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class AttentionCapture:
         *,
         downscale: int,
         num_tokens: int,
+        layers: Sequence[str] = (),
         last_images: int | None = None,
         stop: bool = False,
         checkpointing: bool = False,
@@ -54,7 +57,7 @@ class AttentionCapture:
         self.unet, self.downscale = unet, downscale
         self.num_tokens, self.last_images = num_tokens, last_images
         self.stop, self.checkpointing = stop, checkpointing
-        self.layers = cross_attention_layers(unet, downscale)
+        self.layers = cross_attention_layers(unet, downscale, layers)
         self._sum: Tensor | None = None
         self._heads = 0
         self._accepting = True
@@ -147,8 +150,11 @@ def _stop(module: nn.Module, inputs: tuple, output: object) -> None:
     raise LastLayerReached
 
 
-def cross_attention_layers(unet: UNet2DConditionModel, downscale: int) -> dict[str, Attention]:
-    """attn2 layers whose token grid is the latents' divided by `downscale`, in the order that a pass reaches them."""
+def cross_attention_layers(unet: UNet2DConditionModel, downscale: int, only: Sequence[str] = ()) -> dict[str, Attention]:
+    """attn2 layers whose token grid is the latents' divided by `downscale`, in the order that a pass reaches them.
+
+    `only`: names that layers begin with (`layer_name`); none takes all. ValueError: no layer is left, or a name fits none.
+    """
     levels = len(unet.config.block_out_channels)
     found: dict[tuple[int, int], list[tuple[str, Attention]]] = {}
     available = set()
@@ -165,4 +171,16 @@ def cross_attention_layers(unet: UNet2DConditionModel, downscale: int) -> dict[s
     if not found:
         choices = ", ".join(map(str, sorted(available)))
         raise ValueError(f"this model has no cross-attention at 1/{downscale} of the latents' size: choose from {choices}")
-    return {name: module for place in sorted(found) for name, module in found[place]}
+    layers = {name: module for place in sorted(found) for name, module in found[place]}
+    if not only:
+        return layers
+    for wanted in only:
+        if wanted not in map(layer_name, layers):
+            choices = ", ".join(dict.fromkeys(map(layer_name, layers)))
+            raise ValueError(f"this model has no cross-attention layer '{wanted}' at 1/{downscale}: choose from {choices}")
+    return {name: module for name, module in layers.items() if layer_name(name) in only}
+
+
+def layer_name(name: str) -> str:
+    """What a recipe calls the attn2 layer at `name`: "up_blocks.0.attentions.2", which has all its blocks."""
+    return name.rsplit(".transformer_blocks", 1)[0]

@@ -112,6 +112,7 @@ class Refocuser:
         capture = AttentionCapture(
             self.unet,
             downscale=self.config.downscale,
+            layers=self.config.layers,
             num_tokens=num_tokens,
             stop=True,
             checkpointing=self.config.checkpointing,

@@ -76,16 +76,21 @@ def read_recipe(card: dict, version: int, path: Path) -> Recipe:
     """The recipe of a card, which loses those entries that are part of it.
 
     A card of version 1 has the sampler's settings only: a model with a vocabulary of its own gets the bundled tiny model's
-    recipe, as it did then, any other one MVDream's.
+    recipe, as it did then, without what was found out about its weights, any other one MVDream's.
 
     Raises:
         ValueError: the recipe has entries that there are not, or values out of range; names them and the file.
     """
     if version >= 2:
         return Recipe.from_json(card.pop("recipe", {}), where=f"the recipe in {path}")
-    base = Recipe() if card.get("vocabulary") is None else Recipe.from_json(read_json(TINY / _CARD)["recipe"])
+    base = Recipe() if card.get("vocabulary") is None else tiny_recipe().for_other_weights()
     given = {name: card.pop(name) for name in UNCHOSEN if name in card}
     return base if given == UNCHOSEN else Recipe.from_json({"sampling": given}, base, where=f"the sampler in {path}")
+
+
+def tiny_recipe() -> Recipe:
+    """The recipe of the model in this repository."""
+    return Recipe.from_json(read_json(TINY / _CARD)["recipe"])
 
 
 def load_companions(folder: Path, dtype: torch.dtype) -> dict:

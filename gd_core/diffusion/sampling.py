@@ -125,7 +125,11 @@ def sample_objects(
     if refocus is not None:
         refocuser = Refocuser(model.unet, predict, focuses, refocus, num_views=num_views, steps=sampling.steps)
     capture = AttentionCapture(
-        model.unet, downscale=record.config.downscale, num_tokens=record.num_tokens, last_images=len(noise)
+        model.unet,
+        downscale=record.config.downscale,
+        layers=record.config.layers,
+        num_tokens=record.num_tokens,
+        last_images=len(noise),
     )
 
     def on_step(step: int, x0: Tensor) -> None:

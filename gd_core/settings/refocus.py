@@ -21,6 +21,8 @@ class RefocusConfig:
         binding: weight of the attribute term, which pulls an adjective's map onto its noun's.
         consistency: weight of the term that evens out a word's presence over the views.
         downscale: the layers used, by how much smaller their token grid is than the latents: 2 is 16x16 for 256 px MVDream.
+        layers: of these only the ones that know what is in a picture, by name ("up_blocks.0.attentions.2"); none takes all.
+            Heat maps and labels come from them too. `python -m gd_core calibrate` tells which know.
         share: of the steps, from the first, 0 to 1, before which the latents are updated.
         step_size: with `normalise` how far the latents move over all altered steps at a neglect of 1, as root mean square in
             units of the noise level, whatever the number of steps; without, the factor on each raw gradient
@@ -40,6 +42,7 @@ class RefocusConfig:
     binding: float = 0.0
     consistency: float = 0.0
     downscale: int = 2
+    layers: tuple[str, ...] = ()
     share: float = 0.4
     step_size: float = 0.6
     decay: float = 0.5
@@ -109,7 +112,8 @@ def refocusing(
     given = {}
     if objective != "auto":
         whole = RefocusConfig.attend_and_excite() if objective == "paper" else RefocusConfig()
-        given = {f.name: getattr(whole, f.name) for f in fields(whole) if f.name not in ("downscale", "checkpointing")}
+        of_weights = ("downscale", "layers", "checkpointing")
+        given = {f.name: getattr(whole, f.name) for f in fields(whole) if f.name not in of_weights}
     if thresholds and thresholds != "auto":
         given["thresholds"] = read_thresholds(thresholds)
     if strength is not None:

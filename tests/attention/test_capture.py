@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gd_core.attention import AttentionCapture
-from gd_core.attention.capture import cross_attention_layers
+from gd_core.attention.capture import cross_attention_layers, layer_name
 from gd_core.attention.refocus import frozen
 from gd_core.diffusion import predict_noise
 from tests.random_models import GEOMETRY, WIDTH, random_unet
@@ -41,6 +41,23 @@ def test_layers_come_in_the_order_of_a_pass(unet):
     assert [name.split(".")[0] for name in names] == ["down_blocks", "mid_block", "up_blocks", "up_blocks"]
     with pytest.raises(ValueError, match="no cross-attention at 1/4 .*: choose from 2"):
         AttentionCapture(unet, downscale=4, num_tokens=77)
+
+
+@torch.no_grad()
+def test_the_layers_that_are_named_are_taken_and_no_others(unet, inputs):
+    names = list(cross_attention_layers(unet, 2))
+    assert [layer_name(name) for name in names][1:3] == ["mid_block.attentions.0", "up_blocks.0.attentions.0"]
+    kept = []
+    for name in names:
+        with AttentionCapture(unet, downscale=2, num_tokens=77, layers=[layer_name(name)]) as capture:
+            predict_noise(unet, *inputs)
+            kept.append(capture.take(16, 12))
+    assert not torch.allclose(kept[0], kept[-1])
+    with AttentionCapture(unet, downscale=2, num_tokens=77, layers=[layer_name(names[0]), layer_name(names[-1])]) as capture:
+        predict_noise(unet, *inputs)
+        assert torch.allclose(capture.take(16, 12), (kept[0] + kept[-1]) / 2)
+    with pytest.raises(ValueError, match="no cross-attention layer 'up_blocks.7' at 1/2: choose from down_blocks.1"):
+        AttentionCapture(unet, downscale=2, num_tokens=77, layers=["up_blocks.7"])
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

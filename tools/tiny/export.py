@@ -11,10 +11,8 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
 
-from gd_core.diffusion.bundle import read_json, save_bundle
-from gd_core.diffusion.card import TINY
+from gd_core.diffusion.bundle import save_bundle, tiny_recipe
 from gd_core.diffusion.model import MVDream, MVDreamConfig
-from gd_core.recipe import Recipe
 
 from .data import IMAGE_SIZE
 from .scenes import VOCABULARY
@@ -40,7 +38,7 @@ def assemble(run: Path) -> MVDream:
         tokenizer=trained.tokenizer,
         scheduler=DDIMScheduler(**SCHEDULER_CONFIG),
         config=config,
-        recipe=Recipe.from_json(read_json(TINY / "mvdream.json")["recipe"]),
+        recipe=tiny_recipe().for_other_weights(),
     )
 
 
