@@ -1,6 +1,6 @@
 """Stage 4: write the averaged weights as a bundle that `load_mvdream` reads.
 
-    python -m tools.tiny.export --run RUN --out gd_core/weights/tiny
+python -m tools.tiny.export --run RUN --out gd_core/weights/tiny
 """
 
 from __future__ import annotations

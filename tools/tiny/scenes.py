@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .toys import SOLIDS, TOYS, extent
@@ -96,14 +97,22 @@ def seen_pairs(shapes: tuple[str, ...] = SOLIDS) -> list[tuple[str, str]]:
 
 
 def random_scene(
-    rng: random.Random, count: int, held_out: bool = False, relation: str | None = None, world: str = "solids"
+    rng: random.Random,
+    count: int,
+    held_out: bool = False,
+    relation: str | None = None,
+    world: str = "solids",
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> Scene:
-    """A scene of `count` things (1 to 3) of different colours; with `held_out` every colour-shape pair is a held-out one."""
+    """A scene of `count` things (1 to 3) of different colours; with `held_out` every colour-shape pair is a held-out one.
+
+    `pairs` says which things there are, in order, in place of chance.
+    """
     shapes = {"solids": SOLIDS, "toys": TOYS, "mixed": SHAPES}[world]
-    pairs = [(c, s) for c, s in sorted(HELD_OUT_PAIRS) if s in shapes] if held_out else seen_pairs(shapes)
-    chosen: list[tuple[str, str]] = []
+    choices = [(c, s) for c, s in sorted(HELD_OUT_PAIRS) if s in shapes] if held_out else seen_pairs(shapes)
+    chosen = list(pairs)
     while len(chosen) < count:
-        pair = rng.choice(pairs)
+        pair = rng.choice(choices)
         if world == "mixed" and chosen and (chosen[0][1] in SOLIDS) == (pair[1] in SOLIDS) and len(chosen) == 1:
             continue  # of each kind one
         if all(pair[0] != c for c, _ in chosen):

@@ -91,7 +91,7 @@ class Latents:
     single: Tensor
 
     @classmethod
-    def load(cls, run: Path, tokenizer) -> Latents:
+    def load(cls, run: Path, tokenizer, device: str = "cpu") -> Latents:
         latents, cameras, front, prompts = [], [], [], []
         for path in sorted((run / "latents").glob("*.safetensors")):
             with safe_open(path, framework="pt") as file:
@@ -106,16 +106,18 @@ class Latents:
             tokenizer([p + SUFFIX for p in texts], padding="max_length", return_tensors="pt").input_ids
             for texts in (prompts, claims)
         )
-        return cls(torch.cat(latents), torch.cat(cameras), torch.cat(front), tokens, claims, single)
+        tensors = torch.cat(latents), torch.cat(cameras), torch.cat(front), tokens, claims, single
+        return cls(*(tensor.to(device) for tensor in tensors))
 
     def captions(self, index: Tensor, claim_share: float, generator: torch.Generator) -> Tensor:
-        claiming = self.single[index] & (torch.rand(len(index), generator=generator) < claim_share)
+        claiming = self.single[index] & (torch.rand(len(index), generator=generator, device=index.device) < claim_share)
         return torch.where(claiming[:, None], self.claims[index], self.tokens[index])
 
     def facing(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """One view of each scene `[batch]`: the one that its front faces in `FACING_SHARE` of the cases, or any."""
-        any_view = torch.randint(4, (len(index),), generator=generator)
-        return torch.where(torch.rand(len(index), generator=generator) < FACING_SHARE, self.front[index].argmax(1), any_view)
+        any_view = torch.randint(4, (len(index),), generator=generator, device=index.device)
+        faced = torch.rand(len(index), generator=generator, device=index.device) < FACING_SHARE
+        return torch.where(faced, self.front[index].argmax(1), any_view)
 
 
 class Model(nn.Module):
@@ -128,19 +130,18 @@ class Model(nn.Module):
 
 def draw_timesteps(batch: int, progress: float, generator: torch.Generator) -> Tensor:
     """`[batch, 4]`: half of the mass in 800..999 at first, a quarter later; a share of scenes with nearly clean views."""
-    high_share = 0.25 + 0.25 * max(0.0, 1 - 2.2 * progress)
-    high = torch.rand(batch, generator=generator) < high_share
-    t = torch.where(
-        high, torch.randint(800, 1000, (batch,), generator=generator), torch.randint(0, 1000, (batch,), generator=generator)
-    )
-    t = t[:, None].repeat(1, 4)
-    mixed = torch.rand(batch, generator=generator) < 0.1 + 0.3 * max(0.0, 1 - 2.2 * progress)
-    clean_views = torch.rand(batch, 4, generator=generator).argsort(1) < torch.randint(1, 4, (batch, 1), generator=generator)
-    mixed_t = torch.where(
-        clean_views,
-        torch.randint(0, 500, (batch, 4), generator=generator),
-        torch.randint(700, 1000, (batch, 1), generator=generator).expand(-1, 4),
-    )
+
+    def share(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device)
+
+    def steps(first: int, end: int, *shape: int) -> Tensor:
+        return torch.randint(first, end, shape, generator=generator, device=generator.device)
+
+    high = share(batch) < 0.25 + 0.25 * max(0.0, 1 - 2.2 * progress)
+    t = torch.where(high, steps(800, 1000, batch), steps(0, 1000, batch))[:, None].repeat(1, 4)
+    mixed = share(batch) < 0.1 + 0.3 * max(0.0, 1 - 2.2 * progress)
+    clean_views = share(batch, 4).argsort(1) < steps(1, 4, batch, 1)
+    mixed_t = torch.where(clean_views, steps(0, 500, batch, 4), steps(700, 1000, batch, 1).expand(-1, 4))
     return torch.where(mixed[:, None], mixed_t, t)
 
 
@@ -171,7 +172,7 @@ def draw_batch(data: Latents, batch: int, progress: float, opening: float, flat:
     V is 4 and b `batch`; with `flat` V is 1, b is 4 x `batch`, and there are no cameras.
     """
     size = 4 * batch if flat else batch
-    index = torch.randint(len(data.latents), (size,), generator=generator)
+    index = torch.randint(len(data.latents), (size,), generator=generator, device=generator.device)
     tokens = data.captions(index, CLAIM_SHARE if progress < CLAIMS_UNTIL else 0.0, generator)
     t = draw_timesteps(size, opening, generator)
     if flat:
@@ -183,11 +184,13 @@ def train(
     run: Path,
     steps: int,
     batch: int,
-    learning_rate: float,
+    highest_rate: float,
     compiled: bool = False,
     warm_start: str | None = None,
     device: str = "cpu",
+    budget: float | None = None,
 ) -> None:
+    """Train to `steps`, or for `budget` seconds if that is sooner; what changes in its course goes by the nearer end."""
     torch.manual_seed(0)
     model = Model(run)
     checkpoint = run / "checkpoint.pt"
@@ -201,50 +204,57 @@ def train(
     chosen = {id(p) for p in geometric}
     optimizer = torch.optim.AdamW(
         [{"params": [p for p in parameters if id(p) not in chosen]}, {"params": geometric, "lr": 1e-2, "weight_decay": 0.0}],
-        lr=learning_rate,
+        lr=highest_rate,
         betas=(0.9, 0.99),
         weight_decay=0.01,
         fused=True,
     )
-    base = [learning_rate, 1e-2]
-    generator = torch.Generator().manual_seed(0)
-    first, seconds = 0, 0.0
-    predict = torch.compile(predict_noise) if compiled else predict_noise
+    base = [highest_rate, 1e-2]
+    generator = torch.Generator(device).manual_seed(0)
+    step, seconds = 0, 0.0
+    predict = torch.compile(predict_noise, dynamic=False) if compiled else predict_noise
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average = state["average"]
         generator.set_state(state["generator"].cpu())
-        first, seconds = state["step"], state["seconds"]
-    data = Latents.load(run, model.tokenizer)
-    alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod
-    empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+        step, seconds = state["step"], state["seconds"]
+    data, shards = None, 0
+    alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod.to(device)
+    empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
     log = (run / "unet.jsonl").open("a")
     start = time.time() - seconds
-    sums = torch.zeros(2, 10), torch.zeros(2, 10)
-    for step in range(first, steps):
-        progress = step / steps
+    sums = torch.zeros(2, 2, 10, device=device)  # of errors and of images; posed and flat; by noise level
+
+    def done() -> float:  # as a share
+        return max(step / steps, (time.time() - start) / budget if budget else 0.0)
+
+    last = done() >= 1
+    while not last:
+        progress = min(1.0, done())
+        if data is None or step % 200 == 0:  # shards may still be coming in
+            available = len(list((run / "latents").glob("*.safetensors")))
+            if available > shards:
+                data, shards = Latents.load(run, model.tokenizer, device), available
         opening = max(progress, 0.5) if warm_start else progress  # a warm start has its views agreeing already
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, lr in zip(optimizer.param_groups, base, strict=True):
             group["lr"] = lr * rate
-        if step % 200 == 0 and step > first:
-            data = Latents.load(run, model.tokenizer)  # shards may still be coming in
-        flat = bool(torch.rand((), generator=generator) < FLAT_SHARE)
+        flat = random.Random(f"flat-{step}").random() < FLAT_SHARE
         clean, t, tokens, cameras = draw_batch(data, batch, progress, opening, flat, generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
         alpha = alphas[t][:, :, None, None, None]
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        tokens = torch.where(torch.rand(len(tokens), 1, generator=generator) < PROMPT_DROPOUT, empty, tokens)
-        context = embed(model.text_encoder, tokens.to(device))
-        latents = noisy.flatten(0, 1).to(device).contiguous(memory_format=torch.channels_last)
-        cameras = None if cameras is None else cameras.to(device)
-        out = predict(model.unet, latents, t.flatten().to(device), context, cameras, t.shape[1])
-        error = ((out.unflatten(0, t.shape) - target.to(device)) ** 2).mean((2, 3, 4))
+        dropped = torch.rand(len(tokens), 1, generator=generator, device=device) < PROMPT_DROPOUT
+        latents = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+            context = embed(model.text_encoder, torch.where(dropped, empty, tokens))
+            out = predict(model.unet, latents, t.flatten(), context, cameras, t.shape[1])
+        error = ((out.float().unflatten(0, t.shape) - target) ** 2).mean((2, 3, 4))
         snr = (alpha / (1 - alpha))[:, :, 0, 0, 0]
-        loss = (loss_weight(snr, opening).to(device) * error).mean()
+        loss = (loss_weight(snr, opening) * error).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -252,25 +262,26 @@ def train(
         decay = min(0.998, (step + 10) / (step + 100))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         bins = (t.flatten() // 100).clamp(max=9)
-        sums[0][int(flat)].index_add_(0, bins, error.detach().flatten().cpu())
-        sums[1][int(flat)].index_add_(0, bins, torch.ones(bins.numel()))
-        if (step + 1) % 50 == 0:
-            row = {"step": step + 1, "seconds": time.time() - start, "loss": loss.item(), "norm": norm.item()}
+        sums[0, int(flat)].index_add_(0, bins, error.detach().flatten())
+        sums[1, int(flat)].index_add_(0, bins, torch.ones_like(error).flatten())
+        step += 1
+        last = done() >= 1
+        if step % 50 == 0 or last:
+            row = {"step": step, "seconds": time.time() - start, "loss": loss.item(), "norm": norm.item()}
             row["scenes"] = len(data.latents)
-            row["v_error"], row["v_error_flat"] = [
-                [round(v, 4) for v in (s / n.clamp(min=1)).tolist()] for s, n in zip(*sums, strict=True)
-            ]
-            sums = torch.zeros(2, 10), torch.zeros(2, 10)
+            means = (sums[0] / sums[1].clamp(min=1)).tolist()
+            row["v_error"], row["v_error_flat"] = [[round(v, 4) for v in values] for values in means]
+            sums.zero_()
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == steps:
+        if step % 250 == 0 or last:
             state = {
                 "model": model.state_dict(),
                 "average": average,
                 "optimizer": optimizer.state_dict(),
                 "generator": generator.get_state(),
-                "step": step + 1,
+                "step": step,
                 "seconds": time.time() - start,
             }
             torch.save(state, checkpoint.with_suffix(".tmp"))
@@ -292,6 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--seconds", type=float, help="end sooner, after this long")
     parser.add_argument("--batch", type=int, default=8, help="scenes of four views a step")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--threads", type=int, default=1)
@@ -302,7 +314,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start, args.device)
+    torch.set_float32_matmul_precision("high")  # TF32 on CUDA; a CPU has nothing of the kind
+    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start, args.device, args.seconds)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import random
 import time
 from pathlib import Path
 
@@ -32,7 +34,7 @@ CONFIG = {
     "in_channels": 3,
     "out_channels": 3,
     "latent_channels": 4,
-    "block_out_channels": (8, 16, 32, 64),
+    "block_out_channels": (16, 32, 64, 128),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 1,
@@ -41,7 +43,7 @@ CONFIG = {
     "sample_size": IMAGE_SIZE,
     "scaling_factor": 1.0,
 }
-SHARDS_IN_MEMORY = 8
+SHARDS_IN_MEMORY = 16
 CROP, CROP_SHARE = 64, 0.65  # most of a view is background, and a piece costs a quarter
 ALIGN_WEIGHT, ALIGN_TOLERANCE = 0.03, 0.02
 DECODER_NOISE = 0.1  # added to latents in the decoder's own phase: a UNet's latents are never quite an encoder's
@@ -62,14 +64,15 @@ def start_from(vae: AutoencoderKL, smaller: AutoencoderKL) -> None:
 
 def pieces(views: Tensor, generator: torch.Generator) -> Tensor:
     """A square of `CROP` pixels out of each view `[n, H, W, 3]`, on the latents' grid, around a random pixel of a thing."""
-    found, limit = [], views.shape[1] - CROP
-    for view in views:
-        thing = (view.short() - view[:1, :1].short()).abs().amax(-1).gt(8).nonzero()
-        thing = thing[torch.randint(len(thing), (), generator=generator)] if len(thing) else torch.tensor([limit, limit])
-        shift = torch.randint(-CROP // 4, CROP // 4 + 1, (2,), generator=generator)
-        top, left = ((thing + shift - CROP // 2) // 8 * 8).clamp(0, limit).tolist()
-        found.append(view[top : top + CROP, left : left + CROP])
-    return torch.stack(found)
+    count, size = views.shape[:2]
+    device = views.device
+    thing = (views.short() - views[:, :1, :1].short()).abs().amax(-1).gt(8).flatten(1).float()
+    thing[:, -1] += 1e-6  # of an empty view some piece, too
+    pixel = torch.multinomial(thing, 1, generator=generator)
+    shift = torch.randint(-CROP // 4, CROP // 4 + 1, (count, 2), generator=generator, device=device)
+    corner = ((torch.cat((pixel // size, pixel % size), 1) + shift - CROP // 2) // 8 * 8).clamp(0, size - CROP)
+    rows, columns = (corner[:, axis, None] + torch.arange(CROP, device=device) for axis in (0, 1))
+    return views[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None]]
 
 
 def distortion(out: Tensor, x: Tensor) -> Tensor:
@@ -79,10 +82,25 @@ def distortion(out: Tensor, x: Tensor) -> Tensor:
     return error + 0.5 * sum(F.l1_loss(out.diff(dim=d), x.diff(dim=d)) for d in (2, 3))
 
 
+def learning_rate(progress: float) -> float:
+    """As a share of the highest: up in the first twentieth of the training, down to nothing along a cosine."""
+    return min(1.0, 0.05 + 19 * progress) * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+
 def train(
-    run: Path, steps: int, batch: int, align: str | None, compiled: bool, device: str, decoder_only: bool = False
+    run: Path,
+    steps: int,
+    batch: int,
+    align: str | None,
+    compiled: bool,
+    device: str,
+    budget: float | None = None,
+    decoder_only: bool = False,
 ) -> None:
-    """Train to `steps`; the checkpoint is RUN/vae.pt, or RUN/decoder.pt for the decoder alone, which also rewrites RUN/vae."""
+    """Train to `steps`, or for `budget` seconds if that is sooner; the rate falls by whichever is nearer its end.
+
+    The checkpoint is RUN/vae.pt, or RUN/decoder.pt for the decoder alone, which also rewrites RUN/vae.
+    """
     torch.manual_seed(0)
     vae = AutoencoderKL.from_pretrained(run / "vae") if decoder_only else AutoencoderKL(**CONFIG)
     teacher = None
@@ -94,18 +112,16 @@ def train(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    rate = 1e-3 if decoder_only else 2e-3
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.05)
-    generator = torch.Generator().manual_seed(0)
-    checkpoint, first, seconds = run / ("decoder.pt" if decoder_only else "vae.pt"), 0, 0.0
+    highest = 1e-3 if decoder_only else 2e-3
+    optimizer = torch.optim.AdamW(parameters, lr=highest, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    generator = torch.Generator(device).manual_seed(0)
+    checkpoint, step, seconds = run / ("decoder.pt" if decoder_only else "vae.pt"), 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         vae.load_state_dict(state["vae"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.last_epoch = state["step"]  # with another --steps the rate falls along another curve from here
         generator.set_state(state["generator"])
-        first, seconds = state["step"], state["seconds"]
+        step, seconds = state["step"], state["seconds"]
 
     def losses(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.set_grad_enabled(not decoder_only):
@@ -124,39 +140,41 @@ def train(
             loss = loss + ALIGN_WEIGHT * apart
         return loss, out, apart
 
-    compute = torch.compile(losses) if compiled else losses
-    data: Tensor | None = None
-    shards = 0
+    compute = torch.compile(losses, dynamic=False) if compiled else losses
+    paths = sorted((run / "shards").glob("*.safetensors"))[:SHARDS_IN_MEMORY]
+    data = torch.cat([load_shard(p)[0]["images"].flatten(0, 1) for p in paths]).to(device)
     log = (run / "vae.jsonl").open("a")
     start = time.time() - seconds
-    for step in range(first, steps):
-        available = sorted((run / "shards").glob("*.safetensors"))[:SHARDS_IN_MEMORY]
-        if step % 100 == 0 or data is None:
-            if len(available) > shards:
-                data = torch.cat([load_shard(p)[0]["images"].flatten(0, 1) for p in available])
-                shards = len(available)
-        cropped = bool(torch.rand((), generator=generator) < CROP_SHARE)
-        views = data[torch.randint(len(data), (2 * batch if cropped else batch,), generator=generator)]
-        views = pieces(views, generator) if cropped else views
-        x = views.movedim(-1, 1).to(device).float() / 127.5 - 1
-        x = x.contiguous(memory_format=torch.channels_last)
-        noise = torch.randn(len(x), 4, x.shape[2] // 8, x.shape[3] // 8, generator=generator).to(device)
+
+    def done() -> float:  # as a share
+        return max(step / steps, (time.time() - start) / budget if budget else 0.0)
+
+    last = done() >= 1
+    while not last:
+        progress = min(1.0, done())
+        optimizer.param_groups[0]["lr"] = highest * learning_rate(progress)
+        cropped = random.Random(f"cropped-{step}").random() < CROP_SHARE
+        drawn = torch.randint(len(data), (2 * batch if cropped else batch,), generator=generator, device=device)
+        views = pieces(data[drawn], generator) if cropped else data[drawn]
+        x = (views.movedim(-1, 1).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(len(x), 4, x.shape[2] // 8, x.shape[3] // 8, generator=generator, device=device)
         loss, out, apart = compute(x, noise)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        schedule.step()
-        if (not cropped and step % 10 == 0) or step == steps - 1:
-            psnr = -10 * torch.log10(((out - x) ** 2).mean() / 4).item()
+        step += 1
+        last = done() >= 1
+        if (not cropped and step % 10 == 0) or last:
+            psnr = -10 * torch.log10(((out.detach() - x) ** 2).mean() / 4).item()
             row = {"step": step, "seconds": time.time() - start, "loss": loss.item(), "psnr": psnr, "apart": apart.item()}
             row["phase"] = "decoder" if decoder_only else "both"
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
+        if step % 200 == 0 or last:
             state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"generator": generator.get_state(), "step": step + 1, "seconds": time.time() - start}
+            state |= {"generator": generator.get_state(), "step": step, "seconds": time.time() - start}
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
             if decoder_only:
@@ -164,7 +182,7 @@ def train(
     if not decoder_only:
         vae.eval().cpu()
         if teacher is None:
-            fold_normalisation(vae, data[:256].movedim(-1, 1).float() / 127.5 - 1)
+            fold_normalisation(vae, data[:256].cpu().movedim(-1, 1).float() / 127.5 - 1)
         vae.save_pretrained(run / "vae")
 
 
@@ -192,7 +210,7 @@ def encode_shards(run: Path, device: str) -> None:
             continue
         tensors, prompts = load_shard(path)
         latents = []
-        for chunk in tensors["images"].flatten(0, 1).movedim(-1, 1).split(16):
+        for chunk in tensors["images"].flatten(0, 1).movedim(-1, 1).split(16 if device == "cpu" else 512):
             x = (chunk.to(device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
             latents.append(vae.encode(x).latent_dist.mean.half().cpu())
         tensors["latents"] = torch.cat(latents).unflatten(0, (-1, 4)).contiguous()
@@ -217,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--seconds", type=float, help="end sooner, after this long")
     parser.add_argument("--decoder-steps", type=int, default=0, help="of the decoder alone, when RUN/vae is there")
     parser.add_argument("--batch", type=int, default=4, help="views a step")
     parser.add_argument("--align", metavar="BUNDLE", help="keep the latents near a factor-4 bundle's, e.g. tiny of release 0.1")
@@ -227,7 +246,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    settings = {"batch": args.batch, "compiled": args.compile, "device": args.device}
+    torch.set_float32_matmul_precision("high")  # TF32 on CUDA; a CPU has nothing of the kind
+    settings = {"batch": args.batch, "compiled": args.compile, "device": args.device, "budget": args.seconds}
     if args.psnr:
         print(measure(AutoencoderKL.from_pretrained(args.run / "vae").eval(), args.psnr))
         return
