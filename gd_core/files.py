@@ -82,11 +82,12 @@ def kind_of(path: str | Path) -> str:
         head = file.read(1024)
     if not head:
         return "an empty file: its download was cut short"
+    # First, since its length may begin with any byte, that of a pickle too.
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
+        return SAFETENSORS
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             return kind
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
-        return SAFETENSORS
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it first"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()

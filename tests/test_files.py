@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gd_core.files import fingerprint, read_tensors, whole_file, write_tensors, write_text
+from gd_core.diffusion.checkpoint import read_weights
+from gd_core.files import SAFETENSORS, fingerprint, kind_of, read_tensors, whole_file, write_tensors, write_text
 from gd_core.nerf import FieldConfig, RadianceField
 from gd_core.nerf.encodings import EncodingConfig
 from gd_core.runs import write_png
@@ -106,6 +107,14 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, content, said):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"name.safetensors is .*{said}"):
         read_tensors(path, "x", "an x")
+
+
+@pytest.mark.parametrize("padding", range(0, 256, 8))
+def test_a_safetensors_file_is_one_whatever_byte_its_header_length_begins_with(tmp_path, padding):
+    """0x80 begins a pickle, too: one file in 32 was refused."""
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.ones(1)}, path, {"note": "x" * padding})
+    assert kind_of(path) == SAFETENSORS and read_weights(path).keys() == {"a"}
 
 
 def test_fingerprints_tell_contents_apart():
