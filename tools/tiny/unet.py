@@ -16,7 +16,8 @@ import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def make_unet() -> UNet2DConditionModel:
 
 @dataclass
 class Latents:
-    """All encoded shards.
+    """Encoded scenes.
 
     Attributes:
         latents: `[n, 4, 4, 16, 16]`; cameras: `[n, 4, 16]`; front: `[n, 4]`, how far a thing's front turns to each camera.
@@ -91,23 +92,24 @@ class Latents:
     single: Tensor
 
     @classmethod
-    def load(cls, run: Path, tokenizer, device: str = "cpu") -> Latents:
-        latents, cameras, front, prompts = [], [], [], []
-        for path in sorted((run / "latents").glob("*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                latents.append(file.get_tensor("latents"))
-                cameras.append(camera_conditioning(file.get_tensor("c2w").flatten(0, 1)).unflatten(0, (-1, 4)))
-                front.append(file.get_tensor("front"))
-                prompts += json.loads(file.metadata()["prompts"])
+    def load(cls, shard: Path, tokenizer, device: str = "cpu") -> Latents:
+        """Of one file of RUN/latents."""
+        with safe_open(shard, framework="pt") as file:
+            latents, front = file.get_tensor("latents"), file.get_tensor("front")
+            cameras = camera_conditioning(file.get_tensor("c2w").flatten(0, 1)).unflatten(0, (-1, 4))
+            prompts = json.loads(file.metadata()["prompts"])
         single = torch.tensor([sum(word in COLORS for word in p.split()) == 1 for p in prompts])
-        rng = random.Random(len(prompts))
+        rng = random.Random(shard.name)
         claims = [with_partner(rng, p) if alone else p for p, alone in zip(prompts, single.tolist(), strict=True)]
         tokens, claims = (
             tokenizer([p + SUFFIX for p in texts], padding="max_length", return_tensors="pt").input_ids
             for texts in (prompts, claims)
         )
-        tensors = torch.cat(latents), torch.cat(cameras), torch.cat(front), tokens, claims, single
-        return cls(*(tensor.to(device) for tensor in tensors))
+        return cls(*(tensor.to(device) for tensor in (latents, cameras, front, tokens, claims, single)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Latents]) -> Latents:
+        return cls(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def captions(self, index: Tensor, claim_share: float, generator: torch.Generator) -> Tensor:
         claiming = self.single[index] & (torch.rand(len(index), generator=generator, device=index.device) < claim_share)
@@ -220,7 +222,7 @@ def train(
         average = state["average"]
         generator.set_state(state["generator"].cpu())
         step, seconds = state["step"], state["seconds"]
-    data, shards = None, 0
+    parts: dict[Path, Latents] = {}
     alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod.to(device)
     empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
     log = (run / "unet.jsonl").open("a")
@@ -233,10 +235,10 @@ def train(
     last = done() >= 1
     while not last:
         progress = min(1.0, done())
-        if data is None or step % 200 == 0:  # shards may still be coming in
-            available = len(list((run / "latents").glob("*.safetensors")))
-            if available > shards:
-                data, shards = Latents.load(run, model.tokenizer, device), available
+        if not parts or step % 200 == 0:  # shards may still be coming in
+            if new := sorted(set((run / "latents").glob("*.safetensors")) - parts.keys()):
+                parts |= {shard: Latents.load(shard, model.tokenizer, device) for shard in new}
+                data = Latents.joined(list(parts.values()))
         opening = max(progress, 0.5) if warm_start else progress  # a warm start has its views agreeing already
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, lr in zip(optimizer.param_groups, base, strict=True):
