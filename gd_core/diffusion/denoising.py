@@ -9,6 +9,8 @@ noise schedule.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
@@ -64,7 +66,128 @@ def make_sampler(
     return made
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Pass:
+    """What one denoising step saw of the model.
+
+    Attributes:
+        step: counted from 0. timestep, alpha: where it stands in the noise schedule; alpha-bar.
+        latents: `[B*V, 4, h, w]`, as the UNet read them.
+        conditional: `[B*V, 4, h, w]`, what it returned for the prompt, without guidance.
+    """
+
+    step: int
+    timestep: Tensor
+    alpha: float
+    latents: Tensor
+    conditional: Tensor
+
+
+class Denoising:
+    """B objects of V views each on their way from unit Gaussian noise, object-major; it can stop between any two steps.
+
+    Attributes:
+        latents: `[B*V, 4, h, w]`, where they are now, on the sampler's scale. step: how many steps are done.
+    """
+
+    def __init__(
+        self,
+        unet,
+        latents: Float[Tensor, "BV 4 h w"],
+        context: Float[Tensor, "n words C"],
+        negative_context: Float[Tensor, "m words C"],
+        cameras: Float[Tensor, "k 16"] | None,
+        *,
+        num_views: int,
+        steps: int,
+        guidance_scale: float,
+        sampler: str = "ddim",
+        schedule: SchedulerMixin | None = None,
+        guidance_rescale: float = 0.0,
+        num_adjusted: int = 0,
+    ):
+        """Arguments and errors are those of `sample_latents`."""
+        num_images = len(latents)
+        if num_views < 1 or num_images % num_views:
+            raise ValueError(f"a batch of {num_images} latents is not made of objects with {num_views} views each")
+        if cameras is not None and len(cameras) not in (num_views, num_images):
+            raise ValueError(
+                f"{len(cameras)} cameras came for {num_views} views: give one camera for each view (or one for each of the "
+                f"{num_images} latents)"
+            )
+        if not guidance_scale >= 1:
+            raise ValueError(f"guidance scale must be 1 (no guidance) or more, got {guidance_scale}")
+        if not 0 <= guidance_rescale <= 1:
+            raise ValueError(f"guidance rescale must be between 0 and 1, got {guidance_rescale}")
+        self.unet, self.schedule, self.num_views = unet, schedule or mvdream_noise_schedule(), num_views
+        self.guidance_scale, self.guidance_rescale = guidance_scale, guidance_rescale
+        self.sampler = make_sampler(self.schedule, sampler, steps, latents.device, num_adjusted=num_adjusted)
+        self.context = per_image_context(context, num_images)
+        self.negative = per_image_context(negative_context, num_images)
+        self.cameras = None if cameras is None else cameras.to(latents).repeat(num_images // len(cameras), 1)
+        self.latents = latents * self.sampler.init_noise_sigma
+        self.step = 0
+
+    @torch.no_grad()
+    def run(
+        self,
+        until: int | None = None,
+        *,
+        adjust: Adjust | None = None,
+        on_pass: Callable[[Pass], None] | None = None,
+        on_step: OnStep | None = None,
+    ) -> Float[Tensor, "BV 4 h w"]:
+        """Go on to step `until`, None for the last one; the latents that are there then."""
+        guided = self.guidance_scale > 1
+        contexts = torch.cat((self.negative, self.context)) if guided else self.context
+        halves = 2 if guided else 1
+        cameras = None if self.cameras is None else self.cameras.repeat(halves, 1)
+        with text_kept(self.unet, contexts):
+            for timestep in self.sampler.timesteps[self.step : until]:
+                scaled = self.sampler.scale_model_input(self.latents, timestep)
+                alpha = alpha_cumprod(self.sampler, timestep)
+                if adjust is not None:
+                    adjusted = adjust(self.step, scaled, timestep, alpha)
+                    # The sampler's own scale is a multiple of the scaled one (exactly 1 for all but Euler).
+                    self.latents = self.latents + (adjusted - scaled) * (self.latents.norm() / scaled.norm())
+                    scaled = adjusted
+                output = predict_noise(self.unet, scaled.repeat(halves, 1, 1, 1), timestep, contexts, cameras, self.num_views)
+                conditional = output
+                if guided:
+                    unconditional, conditional = output.chunk(2)
+                    output = unconditional + self.guidance_scale * (conditional - unconditional)
+                    output = rescale_guidance(output, conditional, self.guidance_rescale, self.num_views)
+                if on_pass is not None:
+                    on_pass(Pass(self.step, timestep, alpha, scaled, conditional))
+                self.latents = self.sampler.step(output, timestep, self.latents, return_dict=False)[0]
+                self.step += 1
+                if on_step is not None:
+                    on_step(self.step, predicted_x0(output, scaled, alpha, self.schedule.config.prediction_type))
+        if not torch.isfinite(self.latents).all():
+            raise ValueError(
+                "the model produced NaN or infinite latents: load it with dtype float32 or bfloat16, or lower the guidance scale"
+            )
+        return self.latents
+
+    def of(self, index: int) -> Denoising:
+        """The `index`-th object alone, from where it is."""
+        images = slice(index * self.num_views, (index + 1) * self.num_views)
+        alone = copy(self)
+        alone.sampler = copy(self.sampler)
+        for name, value in vars(self.sampler).items():  # what samplers of several steps remember of the latents
+            if isinstance(value, list):
+                setattr(alone.sampler, name, [_those(images, item) for item in value])
+            else:
+                setattr(alone.sampler, name, _those(images, value))
+        alone.latents, alone.context, alone.negative = self.latents[images], self.context[images], self.negative[images]
+        alone.cameras = None if self.cameras is None else self.cameras[images]
+        return alone
+
+
+def _those(images: slice, value: object) -> object:
+    return value[images] if isinstance(value, Tensor) and value.ndim == 4 else value
+
+
 def sample_latents(
     unet,
     latents: Float[Tensor, "BV 4 h w"],
@@ -72,15 +195,9 @@ def sample_latents(
     negative_context: Float[Tensor, "m words C"],
     cameras: Float[Tensor, "k 16"] | None,
     *,
-    num_views: int,
-    steps: int,
-    guidance_scale: float,
-    sampler: str = "ddim",
-    schedule: SchedulerMixin | None = None,
-    guidance_rescale: float = 0.0,
     adjust: Adjust | None = None,
-    num_adjusted: int = 0,
     on_step: OnStep | None = None,
+    **settings,
 ) -> Float[Tensor, "BV 4 h w"]:
     """Denoise B objects of V views each, from given unit Gaussian noise, object-major.
 
@@ -88,64 +205,21 @@ def sample_latents(
         unet: with multi-view attention installed.
         context, negative_context: `[B, 77, C]` or `[1, 77, C]`.
         cameras: `[B*V, 16]` conditioning, `[V, 16]` to share one set among the objects, or None for the no-camera mode.
-        num_views: V.
-        steps: denoising steps, 1 to 1000.
-        guidance_scale: s; 1 runs the conditional half alone.
-        sampler: one of `SAMPLERS`.
-        schedule: any diffusers scheduler of the model, for its noise schedule and `prediction_type`; None is MVDream's own.
-        guidance_rescale: 0 (off) to 1, see `rescale_guidance`.
-        adjust: changes the latents before each of the first `num_adjusted` steps.
+        adjust: changes the latents before each step.
         on_step: told of every step; what it raises ends the loop and leaves nothing behind.
+        settings: num_views: V.
+            steps: denoising steps, 1 to 1000.
+            guidance_scale: s; 1 runs the conditional half alone.
+            sampler: one of `SAMPLERS`.
+            schedule: any diffusers scheduler of the model, for its noise schedule and `prediction_type`; None is MVDream's own.
+            guidance_rescale: 0 (off) to 1, see `rescale_guidance`.
+            num_adjusted: how many of the first steps `adjust` changes.
 
     Raises:
         ValueError: for sizes that do not fit each other, a bad setting, or a model that produced NaN.
     """
-    schedule = schedule or mvdream_noise_schedule()
-    num_images = len(latents)
-    if num_views < 1 or num_images % num_views:
-        raise ValueError(f"a batch of {num_images} latents is not made of objects with {num_views} views each")
-    if cameras is not None and len(cameras) not in (num_views, num_images):
-        raise ValueError(
-            f"{len(cameras)} cameras came for {num_views} views: give one camera for each view (or one for each of the "
-            f"{num_images} latents)"
-        )
-    if not guidance_scale >= 1:
-        raise ValueError(f"guidance scale must be 1 (no guidance) or more, got {guidance_scale}")
-    if not 0 <= guidance_rescale <= 1:
-        raise ValueError(f"guidance rescale must be between 0 and 1, got {guidance_rescale}")
-    sampler_ = make_sampler(schedule, sampler, steps, latents.device, num_adjusted=num_adjusted)
-
-    guided = guidance_scale > 1
-    halves = 2 if guided else 1
-    contexts = per_image_context(context, num_images)
-    if guided:
-        contexts = torch.cat((per_image_context(negative_context, num_images), contexts))
-    if cameras is not None:
-        cameras = cameras.to(latents).repeat(halves * num_images // len(cameras), 1)
-
-    latents = latents * sampler_.init_noise_sigma
-    with text_kept(unet, contexts):
-        for step, timestep in enumerate(sampler_.timesteps):
-            scaled = sampler_.scale_model_input(latents, timestep)
-            alpha = alpha_cumprod(sampler_, timestep)
-            if adjust is not None and step < num_adjusted:
-                adjusted = adjust(step, scaled, timestep, alpha)
-                # The sampler's own scale is a multiple of the scaled one (exactly 1 for all but Euler).
-                latents = latents + (adjusted - scaled) * (latents.norm() / scaled.norm())
-                scaled = adjusted
-            output = predict_noise(unet, scaled.repeat(halves, 1, 1, 1), timestep, contexts, cameras, num_views)
-            if guided:
-                unconditional, conditional = output.chunk(2)
-                output = unconditional + guidance_scale * (conditional - unconditional)
-                output = rescale_guidance(output, conditional, guidance_rescale, num_views)
-            latents = sampler_.step(output, timestep, latents, return_dict=False)[0]
-            if on_step is not None:
-                on_step(step + 1, predicted_x0(output, scaled, alpha, schedule.config.prediction_type))
-    if not torch.isfinite(latents).all():
-        raise ValueError(
-            "the model produced NaN or infinite latents: load it with dtype float32 or bfloat16, or lower the guidance scale"
-        )
-    return latents
+    denoising = Denoising(unet, latents, context, negative_context, cameras, **settings)
+    return denoising.run(adjust=adjust, on_step=on_step)
 
 
 def rescale_guidance(
