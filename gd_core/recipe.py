@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from .settings.candidates import CandidateConfig
 from .settings.fit import FitConfig
 from .settings.mesh import MeshConfig
 from .settings.reading import read_settings, shown, to_plain
 from .settings.refine import RefineConfig
 from .settings.refocus import RefocusConfig
 from .settings.sampling import SamplingConfig
+from .settings.verdict import VerdictConfig
 
 Settings = TypeVar("Settings")
 AS_MADE: Mapping = MappingProxyType({})  # no change to what the model was made for
@@ -30,11 +32,14 @@ class Recipe:
     """How a model's views are made and what is made of them. `Recipe()` is MVDream's.
 
     Attributes:
-        sampling, refocus: of `sample_views`. fit: of `fit_views`. refine: of `refine`. mesh: of `extract_mesh`.
+        sampling, refocus, verdict, candidates: of `sample_views`. fit: of `fit_views`. refine: of `refine`. mesh: of
+            `extract_mesh`.
     """
 
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     refocus: RefocusConfig = field(default_factory=RefocusConfig.attend_and_excite)
+    verdict: VerdictConfig = field(default_factory=VerdictConfig)
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -44,8 +49,9 @@ class Recipe:
         return json.dumps(to_plain(self))
 
     def for_other_weights(self) -> Recipe:
-        """Without what was found out about one model's weights: which layers know."""
-        return replace(self, refocus=replace(self.refocus, layers=()))
+        """Without what was found out about one model's weights: which layers know, and what its verdicts are worth."""
+        unknown = replace(self.verdict, early=(), final=(), calibrated_on="")
+        return replace(self, refocus=replace(self.refocus, layers=()), verdict=unknown)
 
     @classmethod
     def from_json(cls, data: str | Mapping, base: Recipe | None = None, where: str = "recipe") -> Recipe:

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from .cameras import Cameras
 from .files import read_tensors, write_tensors
 from .recipe import Recipe
+from .verdicts import SubjectVerdict
 
 Progress = Callable[[int, int, Tensor | None], None]
 """`progress(step, total, preview)`: called after each of `total` steps, `step` counting from 1, with `preview` an image
@@ -42,6 +43,7 @@ class ViewSet:
         latents: `[V, 4, h, w]` float32 final latents, or None for views that did not come from a model.
         prompt, negative_prompt, seed: what they were made from; seed None for views from images.
         provenance: JSON-able settings and reports of the run (model, sampler, refocusing report, timings).
+        verdicts: for each subject of the prompt what the model itself says of it; none for views that did not come from one.
         recipe: of the model that made them, for the stages behind; views that no model made have MVDream's.
     """
 
@@ -54,6 +56,7 @@ class ViewSet:
     negative_prompt: str = ""
     seed: int | None = None
     provenance: dict = field(default_factory=dict)
+    verdicts: tuple[SubjectVerdict, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
@@ -104,6 +107,7 @@ class ViewSet:
             negative_prompt=self.negative_prompt,
             seed=self.seed,
             provenance=json.loads(json.dumps(self.provenance)),
+            verdicts=self.verdicts,
             recipe=self.recipe,
         )
 
@@ -144,6 +148,7 @@ class ViewSet:
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
             "provenance": self.provenance,
+            "verdicts": [verdict.to_plain() for verdict in self.verdicts],
             "recipe": json.loads(self.recipe.to_json()),
         }
         write_tensors(path, tensors, header)
@@ -183,5 +188,6 @@ def load_views(path: str | Path) -> ViewSet:
         negative_prompt=header["negative_prompt"],
         seed=header["seed"],
         provenance=header["provenance"],
+        verdicts=tuple(SubjectVerdict.from_plain(verdict) for verdict in header.get("verdicts", ())),
         recipe=Recipe.from_json(header.get("recipe", {}), where=f"the recipe in {path}"),  # older files have none
     )

@@ -203,5 +203,5 @@ def test_every_setting_has_its_source_in_the_table():
     table = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
     rows = "".join(line for line in table.splitlines() if line.startswith("|"))
     listed = {name.split(".")[-1] for name in re.findall("`([^`]+)`", rows)}
-    missing = set(names(MVDREAM)) - listed - {"sampling", "refocus", "fit", "refine", "mesh", "field", "encoding", "shape"}
+    missing = set(names(MVDREAM)) - listed - {f.name for f in fields(MVDREAM)} - {"field", "encoding", "shape"}
     assert not missing, f"docs/recipes.md says nothing of {sorted(missing)}"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gd_core.cameras import Cameras, camera_conditioning, orbit_cameras
-from gd_core.diffusion.sampling import initial_noise
+from gd_core.diffusion.batch import initial_noise
 from gd_core.views import ViewSet
 from tests.shapes import CHECKED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +38,14 @@ class AttentionRecord:
     def mean(self) -> Float[Tensor, "BV h w tokens"]:
         """Over the steps so far."""
         return self._sum / self._steps
+
+    def of(self, index: int) -> AttentionRecord:
+        """The record of the `index`-th object alone."""
+        alone = copy(self)
+        alone.focuses, alone._words = self.focuses[index : index + 1], self._words[index : index + 1]
+        if self._steps:
+            alone._sum = self._sum[index * self.num_views : (index + 1) * self.num_views]
+        return alone
 
     def attention(self, maps: Float[Tensor, "BV h w tokens"]) -> list[dict[str, Tensor]]:
         """For each object: word key -> `[V, h, w]` on the CPU, 0..1, the mean over the word's pieces. Focus words come first,

@@ -54,6 +54,7 @@ class Refocuser:
         focuses: one located focus for each object.
         num_views: V.
         steps: of the whole sampling run.
+        first: the first step that may be altered.
     """
 
     def __init__(
@@ -65,14 +66,15 @@ class Refocuser:
         *,
         num_views: int,
         steps: int,
+        first: int = 0,
     ):
         self.unet, self.predict, self.focuses, self.config = unet, predict, focuses, config
         self.num_views = num_views
         self.reports = [RefocusReport() for _ in focuses]
-        self.num_altered = refocused_steps(config, steps)
+        self.num_altered, self.first = refocused_steps(config, steps), first
         decay = torch.linspace(1, config.decay, steps).sqrt()
         if config.normalise:
-            decay = decay / decay[: self.num_altered].sum()
+            decay = decay / decay[first : max(self.num_altered, first + 1)].sum()
         self.step_sizes = (config.step_size * decay).tolist()
         self.thresholds = {int(place * steps): presence for place, presence in config.thresholds}
         for focus, report in zip(focuses, self.reports, strict=True):
@@ -81,8 +83,12 @@ class Refocuser:
             elif not can_be_neglected(focus, config):
                 report.stopped = "the focus words have no other subject to stand out against"
 
+    def rest(self, index: int, why: str) -> None:
+        """Leave the `index`-th object alone from now on."""
+        self.reports[index].stopped = self.reports[index].stopped or why
+
     def __call__(self, step: int, latents: Float[Tensor, "BV 4 h w"], timestep: Tensor, alpha: float) -> Tensor:
-        if step >= self.num_altered or not any(self._running()):
+        if not self.first <= step < self.num_altered or not any(self._running()):
             return latents
         start = latents.float()
         updated = start

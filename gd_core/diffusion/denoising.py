@@ -165,7 +165,8 @@ class Denoising:
                     on_step(self.step, predicted_x0(output, scaled, alpha, self.schedule.config.prediction_type))
         if not torch.isfinite(self.latents).all():
             raise ValueError(
-                "the model produced NaN or infinite latents: load it with dtype float32 or bfloat16, or lower the guidance scale"
+                "the model produced NaN or infinite latents: load it with dtype float32 or bfloat16, or lower the guidance "
+                "scale"
             )
         return self.latents
 

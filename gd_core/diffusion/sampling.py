@@ -1,43 +1,35 @@
-"""From prompts to `ViewSet`s: encode, denoise, decode, mask.
-
-Noise is drawn on the CPU from one generator an object, view by view, so that a seed means the same views on every device and in
-every batch.
-"""
+"""From prompts to `ViewSet`s: encode, denoise, compare candidates, decode, mask."""
 
 from __future__ import annotations
 
-import json
-import time
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from ..attention import AttentionCapture, AttentionRecord, Focus, RefocusConfig, Refocuser
+from .. import memory
+from ..attention import Focus, RefocusConfig
+from ..attention.capture import cross_attention_layers
 from ..attention.subjects import noun_phrases
 from ..cameras import Cameras
-from ..subject_masks import named_subjects
+from ..devices import free_memory
+from ..settings.candidates import CandidateConfig
+from ..settings.verdict import VerdictConfig
+from ..verdicts import MISSING, SubjectVerdict
 from ..views import Progress, ViewSet
-from .denoising import sample_latents
-from .foreground import foreground_masks
+from .batch import Batch, Request, latent_preview
 from .model import MVDream
-from .multiview import predict_noise
 from .prompts import PromptEmbedding, encode_prompt
+from .verdict import of_all
+
+log = logging.getLogger(__name__)
 
 MAX_SEED = 2**64 - 1
-# A decoder this small costs less than a UNet step, so previews show real images; larger ones get the linear approximation.
-SMALL_VAE_PARAMETERS = 5_000_000
-# Latents to RGB for Stable Diffusion's kl-f8 autoencoder, as a least-squares fit; the constants that ComfyUI's previews use.
-SD_LATENT_RGB = (
-    (0.3512, 0.2297, 0.3227),
-    (0.3250, 0.4974, 0.2350),
-    (-0.2829, 0.1762, 0.2721),
-    (-0.2120, -0.2616, -0.7177),
-)
+NEXT_CANDIDATE = 1_000_000  # from one candidate's seed to the next one's: far more than any batch counts up
+USABLE_SHARE = 0.9  # of the free memory; the allocator's fragments need the rest
 
 
 @dataclass(frozen=True)
@@ -60,6 +52,21 @@ class StepReport:
     attention: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """One start of an object, after its share of the steps.
+
+    Attributes:
+        seed: which start. score: higher is better (`verdict.of_all`). verdicts: the early ones.
+        preview: `[H, V*W, 3]` 0..1 on the CPU, the views that it seems to become.
+    """
+
+    seed: int
+    score: float
+    verdicts: tuple[SubjectVerdict, ...]
+    preview: Tensor
+
+
 def sample_views(model: MVDream, prompt: str, *, seed: int, focus: Focus | None = None, **settings) -> ViewSet:
     """Views of one object; `sample_objects` for one prompt, seed and focus, with the same keyword settings."""
     return sample_objects(model, [prompt], seeds=[seed], focuses=[focus], **settings)[0]
@@ -79,21 +86,30 @@ def sample_objects(
     guidance_rescale: float | None = None,
     sampler: str | None = None,
     cameras: Cameras | None = None,
+    candidates: CandidateConfig | None = None,
+    verdict: VerdictConfig | None = None,
     progress: Progress | None = None,
     on_report: Callable[[StepReport], None] | None = None,
+    on_candidates: Callable[[list[Candidate], int | None], None] | None = None,
 ) -> list[ViewSet]:
-    """Views of several objects in one batch: every UNet pass runs over all of them.
+    """Views of several objects. Without candidates every UNet pass runs over all objects; with them one object follows the
+    other, and a pass runs over as many of its candidates as fit into memory.
 
     Args:
-        prompts, seeds: one of each for every object; seeds 0 to 2^64 - 1.
+        prompts, seeds: one of each for every object; seeds 0 to 2^64 - 1. Candidates have seeds of their own, the first one's
+            is the one given; `ViewSet.seed` is the winner's, and given without candidates it makes the same views.
         focuses: one an object, None for the prompt's subjects at weight 1 (`Focus.of_subjects`).
         refocus: attention refocusing, "auto" as the model's recipe has it; None samples plainly. Attention maps are recorded
             either way.
         negative_prompt: shared by the objects; "" is MVDream's.
         steps, guidance_scale, guidance_rescale, sampler: see `SamplingConfig`; None takes the model's recipe.
         cameras: shared by the objects, one a view; None takes the orbit that the model was trained for.
-        progress: called every step with a preview of x0, `[B*H, V*W, 3]`: one row of views an object.
-        on_report: called every step and object with its words' presence and maps. Like `progress` it may raise to cancel.
+        candidates, verdict: None takes the model's recipe.
+        progress: called every step with a preview of x0, `[B*H, V*W, 3]`: one row of views an object or candidate.
+        on_report: called every step and object with its words' presence and maps, once candidates have been compared. Like
+            `progress` it may raise to cancel.
+        on_candidates: called with an object's candidates once they are compared, and with the index of the one that goes on;
+            again where a next best one is finished.
 
     Raises:
         ValueError: for an empty prompt, a prompt that the model cannot read, a focus word that is not in the prompt, a bad
@@ -105,90 +121,146 @@ def sample_objects(
     cameras = model.default_cameras() if cameras is None else cameras
     if len(cameras) == 0:
         raise ValueError("no cameras: give one for each view")
-    num_views = len(cameras)
     given = {"steps": steps, "guidance_scale": guidance_scale, "guidance_rescale": guidance_rescale, "sampler": sampler}
     sampling = replace(model.recipe.sampling, **{name: value for name, value in given.items() if value is not None})
     refocus = model.recipe.refocus if refocus == "auto" else refocus
-
+    candidates = model.recipe.candidates if candidates is None else candidates
     embeddings = [encode_prompt(model, prompt) for prompt in prompts]
     focuses = [_located(focus, e) for focus, e in zip(focuses or [None] * len(prompts), embeddings, strict=True)]
-    negative = encode_prompt(model, negative_prompt, suffix=False)
-    context = torch.cat([e.embeddings for e in embeddings])
-    conditioning = cameras.conditioning().to(model.device, model.dtype)
-    noise = torch.cat([initial_noise(seed, num_views, model.latent_size) for seed in seeds]).to(model.device, model.dtype)
-    record = AttentionRecord([e.words for e in embeddings], focuses, refocus or model.recipe.refocus, num_views)
-
-    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
-        return predict_noise(model.unet, latents, timestep, context, conditioning.repeat(len(prompts), 1), num_views)
-
-    refocuser = None
-    if refocus is not None:
-        refocuser = Refocuser(model.unet, predict, focuses, refocus, num_views=num_views, steps=sampling.steps)
-    capture = AttentionCapture(
-        model.unet,
-        downscale=record.config.downscale,
-        layers=record.config.layers,
-        num_tokens=record.num_tokens,
-        last_images=len(noise),
+    attention = _has_maps(model, refocus or model.recipe.refocus)
+    request = Request(
+        model=model,
+        sampling=sampling,
+        refocus=refocus if attention else None,
+        verdict=model.recipe.verdict if verdict is None else verdict,
+        attention=attention,
+        negative_prompt=negative_prompt,
+        negative=encode_prompt(model, negative_prompt, suffix=False).embeddings,
+        cameras=cameras,
+        conditioning=cameras.conditioning().to(model.device, model.dtype),
+        early=max(1, round(candidates.share * sampling.steps)),
     )
+    tell = _Telling(request, progress, on_report)
+    if candidates.count == 1:
+        batch = Batch(request, embeddings, seeds, focuses)
+        tell.begin(sampling.steps)
+        if request.refocus is not None and request.refocus.when == "doubtful":
+            batch.go(request.early, tell)
+            batch.rest_where_sure(batch.verdicts(final=False))
+        batch.go(None, tell)
+        return batch.views()
+    made = []
+    for prompt, seed, focus in zip(embeddings, seeds, focuses, strict=True):
+        made.append(_best(request, prompt, seed, focus, candidates, tell, on_candidates))
+    return made
 
-    def on_step(step: int, x0: Tensor) -> None:
-        maps = capture.take(*x0.shape[-2:])
-        record.add(maps)
-        if on_report is not None:
-            threshold = refocuser.thresholds.get(step - 1) if refocuser is not None else None
-            for i, (presence, attention) in enumerate(zip(record.presence(maps), record.attention(maps), strict=True)):
-                on_report(StepReport(i, step, sampling.steps, presence, threshold, attention))
-        if progress is not None:
-            progress(step, sampling.steps, latent_preview(model, x0, num_views))
 
-    start = time.perf_counter()
-    with capture:
-        latents = sample_latents(
-            model.unet,
-            noise,
-            context,
-            negative.embeddings,
-            conditioning,
-            num_views=num_views,
-            **asdict(sampling),
-            schedule=model.scheduler,
-            adjust=refocuser,
-            num_adjusted=refocuser.num_altered if refocuser is not None else 0,
-            on_step=on_step,
-        )
-    settings = {
-        "model": model.config.name,
-        **asdict(sampling),
-        "refocus": None if refocus is None else asdict(refocus),
-        "sampling_seconds": round((time.perf_counter() - start) / len(prompts), 3),
+def _best(
+    request: Request,
+    prompt: PromptEmbedding,
+    seed: int,
+    focus: Focus,
+    config: CandidateConfig,
+    tell: _Telling,
+    on_candidates: Callable[[list[Candidate], int | None], None] | None,
+) -> ViewSet:
+    """The views of one object, from the candidate that the early verdict, or after retries the final one, finds best."""
+    seeds = candidate_seeds(seed, config.count)
+    if not request.verdict.at or not noun_phrases(prompt.text):
+        log.warning("candidates rest: '%s' names no subject by which they could be compared", prompt.text)
+        seeds = seeds[:1]
+    at_once = _at_once(request, len(seeds))
+    rest = request.sampling.steps - request.early
+    tell.begin(-(-len(seeds) // at_once) * request.early + rest)
+    runs, tried = [], []
+    for start in range(0, len(seeds), at_once):
+        chunk = seeds[start : start + at_once]
+        batch = Batch(request, [prompt] * len(chunk), chunk, [focus] * len(chunk))
+        batch.go(request.early, tell.quietly)
+        early = batch.verdicts(final=False)
+        batch.rest_where_sure(early)
+        runs += [batch.of(i) for i in range(len(chunk))]
+        tried += early
+    candidates = [
+        Candidate(run.seeds[0], of_all(verdicts) if verdicts else 0.0, verdicts, tell.preview(run.x0))
+        for run, verdicts in zip(runs, tried, strict=True)
+    ]
+    order = sorted(range(len(runs)), key=lambda i: -candidates[i].score)
+    best, finished = None, []
+    for index in order[: 1 + config.retries]:
+        if best is not None:
+            tell.begin(rest)
+        if on_candidates is not None:
+            on_candidates(candidates, index)
+        runs[index].go(None, tell)
+        (views,) = runs[index].views()
+        finished.append(views.seed)
+        if best is None or of_all(views.verdicts) > of_all(best.verdicts):
+            best = views
+        if not any(verdict.word == MISSING for verdict in views.verdicts):
+            break
+    best.provenance["candidates"] = {
+        "share": config.share,
+        "finished": finished,
+        "tried": [
+            {"seed": c.seed, "score": c.score, "verdicts": [v.to_plain() for v in c.verdicts]} for c in candidates
+        ],
     }
-    views = []
-    maps = record.mean()
-    for i, (presence, attention) in enumerate(zip(record.presence(maps), record.attention(maps), strict=True)):
-        of_object = latents[i * num_views : (i + 1) * num_views]
-        images = torch.cat([model.decode(one) for one in of_object.split(1)]).cpu()
-        provenance = settings | {"focus": json.loads(focuses[i].to_json()), "presence": presence}
-        provenance["subjects"] = named_subjects(
-            [(p.noun.key, " ".join(w.text for w in (*p.modifiers, p.noun))) for p in noun_phrases(prompts[i])]
-        )
-        if refocuser is not None:
-            provenance["refocus_report"] = asdict(refocuser.reports[i])
-        views.append(
-            ViewSet(
-                images=images,
-                masks=foreground_masks(images),
-                cameras=cameras.to("cpu").clone(),
-                attention=attention,
-                latents=of_object.float().cpu(),
-                prompt=prompts[i],
-                negative_prompt=negative_prompt,
-                seed=seeds[i],
-                provenance=provenance,
-                recipe=model.recipe,
-            )
-        )
-    return views
+    return best
+
+
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of an object's candidates, its own first."""
+    return [(seed + k * NEXT_CANDIDATE) % (MAX_SEED + 1) for k in range(count)]
+
+
+def _at_once(request: Request, wanted: int) -> int:
+    """How many candidates fit into the free memory together, at least one."""
+    free = USABLE_SHARE * free_memory(request.model.device)
+    guidance, refocus = request.sampling.guidance_scale > 1, request.refocus
+    for count in range(wanted, 1, -1):
+        sizes = {"num_objects": count, "num_views": request.num_views, "guidance": guidance, "refocus": refocus}
+        if memory.sampling(request.model, **sizes).added <= free:
+            return count
+    return 1
+
+
+def _has_maps(model: MVDream, config: RefocusConfig) -> bool:
+    try:
+        cross_attention_layers(model.unet, config.downscale, config.layers)
+    except ValueError as error:
+        log.warning("%s. Views are made without heat maps, refocusing and calibrated verdicts", error)
+        return False
+    return True
+
+
+class _Telling:
+    """Tells a run's callers of every step, whichever batch takes it."""
+
+    def __init__(self, request: Request, progress: Progress | None, on_report: Callable[[StepReport], None] | None):
+        self.request, self.progress, self.on_report = request, progress, on_report
+        self.done = self.total = 0
+
+    def begin(self, steps: int) -> None:
+        """So many more steps are to come."""
+        self.total += steps
+
+    def preview(self, x0: Tensor) -> Tensor:
+        return latent_preview(self.request.model, x0, self.request.num_views)
+
+    def quietly(self, batch: Batch, x0: Tensor, maps: Tensor | None) -> None:
+        """A step of candidates: no words are reported."""
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, self.preview(x0))
+
+    def __call__(self, batch: Batch, x0: Tensor, maps: Tensor | None) -> None:
+        step, record = batch.step, batch.record
+        if self.on_report is not None and maps is not None:
+            threshold = batch.refocuser.thresholds.get(step - 1) if batch.refocuser is not None else None
+            for i, (presence, attention) in enumerate(zip(record.presence(maps), record.attention(maps), strict=True)):
+                self.on_report(StepReport(i, step, self.request.sampling.steps, presence, threshold, attention))
+        self.quietly(batch, x0, maps)
 
 
 def refuse_request(prompts: Sequence[str], seeds: Sequence[int]) -> None:
@@ -204,25 +276,3 @@ def refuse_request(prompts: Sequence[str], seeds: Sequence[int]) -> None:
 def _located(focus: Focus | None, prompt: PromptEmbedding) -> Focus:
     focus = Focus.of_subjects(prompt.text) if focus is None else focus
     return focus.locate(prompt.text, prompt.words, prompt.end_token)
-
-
-def initial_noise(seed: int, num_views: int, size: int) -> Float[Tensor, "V 4 size size"]:
-    """Unit Gaussian noise for each view of an object, from one CPU generator."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.cat([torch.randn(1, 4, size, size, generator=generator) for _ in range(num_views)])
-
-
-@torch.no_grad()
-def latent_preview(model: MVDream, x0: Float[Tensor, "BV 4 h w"], num_views: int) -> Float[Tensor, "BH VW 3"]:
-    """Predicted clean latents as one image on the CPU, 0..1: one row of views an object.
-
-    Small autoencoders decode; large ones are approximated linearly, at an eighth of the resolution scaled up.
-    """
-    if sum(p.numel() for p in model.vae.parameters()) <= SMALL_VAE_PARAMETERS:
-        images = model.decode(x0)
-    else:
-        factors = torch.tensor(SD_LATENT_RGB, device=x0.device)
-        images = (torch.einsum("nchw,cr->nrhw", x0.float(), factors) / 2 + 0.5).clamp(0, 1)
-        images = F.interpolate(images, scale_factor=model.vae_scale_factor, mode="nearest").movedim(1, -1)
-    rows = images.unflatten(0, (-1, num_views))  # [B, V, H, W, 3]
-    return rows.movedim(2, 1).flatten(2, 3).flatten(0, 1).cpu()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 OBJECTIVES = ("mean_views", "per_view_mean", "concat_max")
 RIVALS = ("subjects", "words")
+WHEN = ("always", "doubtful")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class RefocusConfig:
         downscale: the layers used, by how much smaller their token grid is than the latents: 2 is 16x16 for 256 px MVDream.
         layers: of these only the ones that know what is in a picture, by name ("up_blocks.0.attentions.2"); none takes all.
             Heat maps and labels come from them too. `python -m gd_core calibrate` tells which know.
+        when: "always", or "doubtful": only for objects of which the early verdict doubts a subject, and only from then on.
         share: of the steps, from the first, 0 to 1, before which the latents are updated.
         step_size: with `normalise` how far the latents move over all altered steps at a neglect of 1, as root mean square in
             units of the noise level, whatever the number of steps; without, the factor on each raw gradient
@@ -43,6 +46,7 @@ class RefocusConfig:
     consistency: float = 0.0
     downscale: int = 2
     layers: tuple[str, ...] = ()
+    when: Literal["always", "doubtful"] = "always"
     share: float = 0.4
     step_size: float = 0.6
     decay: float = 0.5
@@ -55,6 +59,8 @@ class RefocusConfig:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise ValueError(f"there is no refocusing objective '{self.objective}': choose one of {', '.join(OBJECTIVES)}")
+        if self.when not in WHEN:
+            raise ValueError(f"refocusing when must be one of {', '.join(WHEN)}, got '{self.when}'")
         if self.rivals not in RIVALS:
             raise ValueError(f"refocusing rivals must be one of {', '.join(RIVALS)}, got '{self.rivals}'")
         for name, low, high in (

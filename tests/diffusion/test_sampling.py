@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import SAMPLERS, load_unet
+from gd_core.diffusion.batch import initial_noise, latent_preview
 from gd_core.diffusion.denoising import make_sampler, mvdream_noise_schedule, rescale_guidance, sample_latents
-from gd_core.diffusion.sampling import initial_noise, latent_preview, sample_objects, sample_views
+from gd_core.diffusion.sampling import sample_objects, sample_views
 from tests.random_models import GEOMETRY, random_mvdream
 
 DATA = Path(__file__).parents[1] / "data"
@@ -140,7 +141,7 @@ def test_negative_prompt_and_guidance_matter(model):
 
 def test_large_autoencoders_preview_linearly(model, monkeypatch):
     x0 = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("gd_core.diffusion.sampling.SMALL_VAE_PARAMETERS", 0)
+    monkeypatch.setattr("gd_core.diffusion.batch.SMALL_VAE_PARAMETERS", 0)
     preview = latent_preview(model, x0, 2)
     assert preview.shape == (128, 128, 3) and 0 <= preview.min() <= preview.max() <= 1
 

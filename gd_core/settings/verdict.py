@@ -1,0 +1,46 @@
+"""`VerdictConfig`: how a model is asked whether each subject of a prompt is in its views, and what its answers are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .reading import check_ranges
+
+FEATURES = ("lift", "lift_worst", "presence", "presence_worst")
+"""What is known of a subject: how much better the model explains the views with it in the prompt than without, and the
+attention that it gets; each as the mean over the views and in the worst of them."""
+
+
+@dataclass(frozen=True)
+class VerdictConfig:
+    """How a subject's verdict is reached. `python -m gd_core calibrate` finds the coefficients of a model.
+
+    Attributes:
+        at: shares of the steps, 0 to 1, at which the model is also asked for the views with each subject left out of the
+            prompt: one more pass a subject for each, beside the two of a guided step. None: no verdicts.
+        early, final: coefficients of a logistic regression on `FEATURES`, the constant first: of candidates, and of views
+            that are done. None: not calibrated; then the lift alone decides, no probability is given, and nothing is called
+            missing.
+        calibrated_on: what the coefficients come from, in words.
+        missing, there: below this probability a subject is missing, from this one on it is there; in between it is doubtful.
+    """
+
+    at: tuple[float, ...] = (0.2, 0.5)
+    early: tuple[float, ...] = ()
+    final: tuple[float, ...] = ()
+    calibrated_on: str = ""
+    missing: float = 0.4
+    there: float = 0.7
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"missing": (0, 1), "there": (0, 1)}, "the verdict's")
+        if not all(0 <= share <= 1 for share in self.at) or list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"the verdict's at must be shares of the steps between 0 and 1, rising, got {self.at}")
+        for name in ("early", "final"):
+            if len(getattr(self, name)) not in (0, 1 + len(FEATURES)):
+                raise ValueError(
+                    f"the verdict's {name} must have no coefficients or {1 + len(FEATURES)}: a constant, then one for each of "
+                    f"{', '.join(FEATURES)}; got {len(getattr(self, name))}"
+                )
+        if self.missing > self.there:
+            raise ValueError(f"the verdict's missing must not be above there, got {self.missing} and {self.there}")
