@@ -1,4 +1,4 @@
-"""Nothing that is made on one device may meet another, from prompt to field, without a GPU: see `pretended_device`.
+"""Nothing that is made on one device may meet another, from prompt to mesh, without a GPU: see `pretended_device`.
 
 Models are small ones of the real classes. What one stage makes the next one needs.
 """
@@ -14,6 +14,8 @@ import torch
 from gd_core.attention import RefocusConfig
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import sample_views
+from gd_core.distillation import Ramp, refine
+from gd_core.mesh import MeshConfig, extract_mesh
 from gd_core.metrics import evaluate_field
 from gd_core.nerf import FitConfig, fit_views, load_field
 from gd_core.nerf.encodings import EncodingConfig
@@ -88,6 +90,23 @@ class Run:
         match_with_views(self.field, self.views)
         evaluate_field(self.field, self.views)
 
+    def refine(self) -> None:
+        """With nothing and with the text encoder and the decoder waiting on the CPU; all terms of the loss are on."""
+        config = replace(
+            self.model.recipe.refine, steps=2, evaluate_every=2, milestones=((0.0, 0.25),), reference_rays=64,
+            sds_weight=Ramp(0.1, 0.1), opacity_weight=0.1, orient_weight=0.1, random_background=0.5,
+        )  # fmt: skip
+        for preset in ("24GB", "8GB"):
+            config = replace(config, preset=preset)
+            refined = refine(self.field, self.views, self.model, config, lambda *_: None, self.folder / preset)
+            lives_on(self.device, *tensors_of(refined), *tensors_of(self.model.vae), *tensors_of(self.model.text_encoder))
+        refine(self.field, self.views, self.model, config, resume=self.folder / preset)  # reads what was left
+
+    def mesh(self) -> None:
+        for color in ("texture", "vertex"):
+            mesh = extract_mesh(self.field, MeshConfig(resolution=16, target_faces=200, texture_size=64, color=color))
+            lives_on(self.cpu, mesh.vertices, mesh.faces, mesh.normals)
+
     def save_and_load(self) -> None:
         path = self.folder / "field.safetensors"
         self.field.save(path)
@@ -95,7 +114,7 @@ class Run:
         lives_on(self.device, *tensors_of(load_field(path, self.device)))
 
 
-STAGES = ("load", "sample", "refocus", "fit", "render", "save_and_load")
+STAGES = ("load", "sample", "refocus", "fit", "render", "refine", "mesh", "save_and_load")
 
 
 @pytest.fixture(scope="module")
