@@ -112,7 +112,7 @@ def train(
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    highest = 1e-3 if decoder_only else 2e-3
+    highest = 1e-3 if decoder_only else 1.5e-3
     optimizer = torch.optim.AdamW(parameters, lr=highest, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     generator = torch.Generator(device).manual_seed(0)
     checkpoint, step, seconds = run / ("decoder.pt" if decoder_only else "vae.pt"), 0, 0.0
