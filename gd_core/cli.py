@@ -60,6 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_mesh(commands)
     _add_render(commands)
     _add_convert(commands)
+    _add_calibrate(commands)
     _add_doctor(commands)
     commands.add_parser("evaluate", help=EVALUATE_HELP, add_help=False)
     return parser
@@ -181,6 +182,22 @@ def _add_convert(commands) -> None:
     _add_overwrite(parser, "the model in DST")
     add_lora(parser)
     parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp16", help="of the weights (default: fp16)")
+
+
+def _add_calibrate(commands) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="which layers of a model know what its views show, and what its verdicts are worth",
+        description="From views that you have looked at: prints of every cross-attention layer how well its attention tells "
+        "which subjects are there (0.5 is chance), and of the verdicts how well they agree with you, and writes what follows "
+        "from it as a recipe for --recipe. LABELS is JSON beside the views' files, a list such as "
+        '[{"views": "a.safetensors", "missing": ["sphere"]}, {"views": "b.safetensors", "missing": []}]; some fifty views '
+        "serve, in which at least eight subjects are missing.",
+    )
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="JSON: files of views, and the nouns that each lacks")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to save the recipe (.json)")
+    _add_overwrite(parser)
+    _add_model(parser)
 
 
 def _add_doctor(commands) -> None:

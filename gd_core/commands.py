@@ -18,7 +18,7 @@ from .diffusion import convert, load_mvdream, sample_views
 from .diffusion.model import MVDream
 from .diffusion.sampling import refuse_request
 from .distillation import refine
-from .files import refuse_unwritable, refuse_unwritable_folder
+from .files import refuse_unwritable, refuse_unwritable_folder, write_text
 from .mesh import extract_mesh
 from .mesh.export import ENCODERS, LARGEST_PRINT
 from .nerf import fit_views, load_field
@@ -170,6 +170,15 @@ def _convert(args: argparse.Namespace) -> None:
     print(args.destination)
 
 
+def _calibrate(args: argparse.Namespace) -> None:
+    from .calibration import calibrate, read_labels  # noqa: PLC0415
+
+    _refuse_results(args)
+    recipe, lines = calibrate(_model(args), read_labels(args.labels))
+    write_text(args.out, json.dumps(recipe, indent=1) + "\n")
+    print("\n".join([*lines, str(args.out)]))
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import examine  # noqa: PLC0415  it needs every stage
 
@@ -192,6 +201,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "mesh": _mesh_command,
     "render": _render,
     "convert": _convert,
+    "calibrate": _calibrate,
     "doctor": _doctor,
 }
 
@@ -237,5 +247,5 @@ def _given(**settings) -> dict:
 def _refuse_results(args: argparse.Namespace) -> None:
     """Before minutes of work, not after: a result or a checkpoint that cannot be written."""
     refuse_unwritable(args.out, overwrite=args.overwrite)
-    if args.resume is not None:
+    if getattr(args, "resume", None) is not None:
         refuse_unwritable(args.resume)

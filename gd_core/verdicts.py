@@ -18,6 +18,8 @@ class SubjectVerdict:
         score: higher is surer: log-odds of being there, or without calibration the mean lift.
         probability: of being there in every view, 0..1, or None without calibration.
         views: the lift in each view, above 0 where the subject explains what is seen.
+        features: `settings.verdict.FEATURES`, what the verdict was reached by. early: the same early in the run, by which
+            candidates are compared; empty where nobody looked.
     """
 
     key: str
@@ -26,14 +28,16 @@ class SubjectVerdict:
     score: float
     probability: float | None
     views: tuple[float, ...]
+    features: tuple[float, ...] = ()
+    early: tuple[float, ...] = ()
 
     def to_plain(self) -> dict:
         """JSON-able."""
-        return asdict(self) | {"views": list(self.views)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_plain(cls, data: dict) -> SubjectVerdict:
-        return cls(**data | {"views": tuple(data["views"])})
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
 
     def __str__(self) -> str:
         sure = "not calibrated" if self.probability is None else f"{100 * self.probability:.0f} %"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,8 @@ class Batch:
     """B objects on their way.
 
     Attributes:
-        step: how many steps are done. x0: `[B*V, 4, h, w]`, the clean latents that the model expects now, None before a step.
+        step: how many steps are done. early: each object's verdicts once `Request.early` steps were done, until then none.
+        x0: `[B*V, 4, h, w]`, the clean latents that the model expects now, None before a step.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Batch:
             num_adjusted=0 if self.refocuser is None else self.refocuser.num_altered,
         )
         self.x0: Tensor | None = None
+        self.early: list[tuple[SubjectVerdict, ...]] = [()] * len(seeds)
         self.seconds = 0.0
 
     def _refocuser(self) -> Refocuser | None:
@@ -143,6 +145,8 @@ class Batch:
             maps = None if capture is None else capture.take(*x0.shape[-2:])
             if maps is not None:
                 self.record.add(maps)
+            if step == self.request.early:
+                self.early = self._judged(x0, final=False)
             after(self, x0, maps)
 
         with nullcontext() if capture is None else capture:
@@ -164,7 +168,7 @@ class Batch:
     def of(self, index: int) -> Batch:
         """The `index`-th object alone, from where it is."""
         alone, views = copy(self), self.request.num_views
-        for name in ("prompts", "seeds", "focuses"):
+        for name in ("prompts", "seeds", "focuses", "early"):
             setattr(alone, name, getattr(self, name)[index : index + 1])
         alone.denoising, alone.record, alone.witness = self.denoising.of(index), self.record.of(index), self.witness.of(index)
         alone.x0 = None if self.x0 is None else self.x0[index * views : (index + 1) * views]
@@ -174,16 +178,14 @@ class Batch:
         alone.seconds = self.seconds / len(self.seeds)
         return alone
 
-    def verdicts(self, *, final: bool) -> list[tuple[SubjectVerdict, ...]]:
-        """Of each object, on what it is now."""
-        clean = self.denoising.latents if final else self.x0
+    def _judged(self, clean: Tensor, *, final: bool) -> list[tuple[SubjectVerdict, ...]]:
         return self.witness.judge(clean, self.record.mean() if self.request.attention else None, final=final)
 
-    def rest_where_sure(self, verdicts: Sequence[Sequence[SubjectVerdict]]) -> None:
+    def rest_where_sure(self) -> None:
         """Refocusing that is to act on what is doubtful leaves objects alone of which no subject is in doubt."""
         if self.refocuser is None or self.refocuser.config.when == "always":
             return
-        for i, of_object in enumerate(verdicts):
+        for i, of_object in enumerate(self.early):
             if all(verdict.word == THERE for verdict in of_object):
                 self.refocuser.rest(i, "no subject is in doubt")
 
@@ -196,7 +198,11 @@ class Batch:
             "refocus": None if request.refocus is None else asdict(request.refocus),
             "sampling_seconds": round(self.seconds / len(self.seeds), 3),
         }
-        verdicts, presences, attentions = self.verdicts(final=True), [{}] * len(self.seeds), [{}] * len(self.seeds)
+        verdicts = [
+            tuple(replace(v, early=e.features) for v, e in zip(of_object, early, strict=True)) if early else of_object
+            for of_object, early in zip(self._judged(self.denoising.latents, final=True), self.early, strict=True)
+        ]
+        presences, attentions = [{}] * len(self.seeds), [{}] * len(self.seeds)
         if request.attention:
             maps = self.record.mean()
             presences, attentions = self.record.presence(maps), self.record.attention(maps)

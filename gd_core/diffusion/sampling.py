@@ -23,7 +23,7 @@ from ..views import Progress, ViewSet
 from .batch import Batch, Request, latent_preview
 from .model import MVDream
 from .prompts import PromptEmbedding, encode_prompt
-from .verdict import of_all
+from .verdict import of_all, steps_of
 
 log = logging.getLogger(__name__)
 
@@ -138,15 +138,16 @@ def sample_objects(
         negative=encode_prompt(model, negative_prompt, suffix=False).embeddings,
         cameras=cameras,
         conditioning=cameras.conditioning().to(model.device, model.dtype),
-        early=max(1, round(candidates.share * sampling.steps)),
+        early=steps_of(candidates.share, sampling.steps),
     )
+    _refuse_blind(request, candidates)
     tell = _Telling(request, progress, on_report)
     if candidates.count == 1:
         batch = Batch(request, embeddings, seeds, focuses)
         tell.begin(sampling.steps)
         if request.refocus is not None and request.refocus.when == "doubtful":
             batch.go(request.early, tell)
-            batch.rest_where_sure(batch.verdicts(final=False))
+            batch.rest_where_sure()
         batch.go(None, tell)
         return batch.views()
     made = []
@@ -172,18 +173,16 @@ def _best(
     at_once = _at_once(request, len(seeds))
     rest = request.sampling.steps - request.early
     tell.begin(-(-len(seeds) // at_once) * request.early + rest)
-    runs, tried = [], []
+    runs = []
     for start in range(0, len(seeds), at_once):
         chunk = seeds[start : start + at_once]
         batch = Batch(request, [prompt] * len(chunk), chunk, [focus] * len(chunk))
         batch.go(request.early, tell.quietly)
-        early = batch.verdicts(final=False)
-        batch.rest_where_sure(early)
+        batch.rest_where_sure()
         runs += [batch.of(i) for i in range(len(chunk))]
-        tried += early
     candidates = [
-        Candidate(run.seeds[0], of_all(verdicts) if verdicts else 0.0, verdicts, tell.preview(run.x0))
-        for run, verdicts in zip(runs, tried, strict=True)
+        Candidate(run.seeds[0], of_all(run.early[0]) if run.early[0] else 0.0, run.early[0], tell.preview(run.x0))
+        for run in runs
     ]
     order = sorted(range(len(runs)), key=lambda i: -candidates[i].score)
     best, finished = None, []
@@ -207,6 +206,17 @@ def _best(
         ],
     }
     return best
+
+
+def _refuse_blind(request: Request, candidates: CandidateConfig) -> None:
+    """ValueError where something is to be chosen early by a verdict that is reached only later."""
+    waits = request.refocus is not None and request.refocus.when == "doubtful"
+    at = request.verdict.at
+    if (candidates.count > 1 or waits) and at and steps_of(at[0], request.sampling.steps) > request.early:
+        raise ValueError(
+            f"candidates are compared after {100 * candidates.share:g} % of the steps, but the verdict first asks at "
+            f"{100 * at[0]:g} %: raise the candidates' share, or lower the verdict's 'at'"
+        )
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

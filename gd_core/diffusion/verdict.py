@@ -43,7 +43,7 @@ class Witness:
     ):
         self.model, self.conditioning, self.config, self.num_views = model, conditioning, config, len(conditioning)
         self.subjects = [Subjects(model, prompt) for prompt in prompts]
-        self.at = {max(0, math.ceil(share * steps) - 1) for share in config.at}
+        self.at = {steps_of(share, steps) - 1 for share in config.at}
         self._seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # x0 with the whole prompt, and without each
 
     def __call__(self, seen: Pass) -> None:
@@ -103,6 +103,11 @@ class Witness:
         return rows.tolist(), lift.tolist()
 
 
+def steps_of(share: float, steps: int) -> int:
+    """How many steps are done once this share of them is over: at least one."""
+    return max(1, math.ceil(share * steps - 1e-9))
+
+
 class Subjects:
     """The subjects of one prompt.
 
@@ -129,14 +134,15 @@ class Subjects:
 def _verdict(
     subject: dict[str, str], features: list[float], lift: list[float], coefficients: Sequence[float], config: VerdictConfig
 ) -> SubjectVerdict:
-    views = tuple(round(value, 4) for value in lift)
+    known = {"views": tuple(round(value, 4) for value in lift), "features": tuple(features)}
     if not coefficients:
         score = features[0]
-        return SubjectVerdict(subject["key"], subject["name"], THERE if score > 0 else DOUBTFUL, round(score, 4), None, views)
+        word = THERE if score > 0 else DOUBTFUL
+        return SubjectVerdict(subject["key"], subject["name"], word, round(score, 4), None, **known)
     score = coefficients[0] + sum(c * f for c, f in zip(coefficients[1:], features, strict=True))
     probability = 1 / (1 + math.exp(-max(-30.0, min(30.0, score))))
     word = THERE if probability >= config.there else MISSING if probability < config.missing else DOUBTFUL
-    return SubjectVerdict(subject["key"], subject["name"], word, round(score, 4), round(probability, 4), views)
+    return SubjectVerdict(subject["key"], subject["name"], word, round(score, 4), round(probability, 4), **known)
 
 
 def of_all(verdicts: Sequence[SubjectVerdict]) -> float:

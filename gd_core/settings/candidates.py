@@ -20,7 +20,7 @@ class CandidateConfig:
     """
 
     count: int = 1
-    share: float = 0.2
+    share: float = 0.12
     retries: int = 0
 
     def __post_init__(self) -> None:

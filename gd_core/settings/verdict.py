@@ -25,7 +25,7 @@ class VerdictConfig:
         missing, there: below this probability a subject is missing, from this one on it is there; in between it is doubtful.
     """
 
-    at: tuple[float, ...] = (0.2, 0.5)
+    at: tuple[float, ...] = (0.12, 0.7)
     early: tuple[float, ...] = ()
     final: tuple[float, ...] = ()
     calibrated_on: str = ""

@@ -184,6 +184,11 @@ def test_refocusing_rests_where_nothing_is_in_doubt(model):
     assert torch.allclose(objects[0].latents, acted.latents, atol=2e-3)
 
 
+def test_a_verdict_that_comes_too_late_to_choose_by_is_refused(model):
+    with pytest.raises(ValueError, match="compared after 12 % of the steps, but the verdict first asks at 75 %"):
+        sample_views(model, PROMPT, seed=0, candidates=CandidateConfig(count=2), verdict=VerdictConfig(at=(0.75,)))
+
+
 def test_scores_of_a_scene():
     def of(probability, score):
         return SubjectVerdict("cube", "cube", THERE, score, probability, (score,))

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gd_core.calibration import area_under_curve
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_mvdream, predict_noise
-from tools.tiny.attention import area_under_curve
 from tools.tiny.data import front, make_shard
 from tools.tiny.judge import judge, segment, solids_of_prompt, validate
 from tools.tiny.measure import prompts_of, wilson

@@ -4,8 +4,8 @@
     python -m tools.tiny.attention --run RUN --downscale 1
 
 Ground-truth views of two things, and the same caption over views of one of them alone, are noised and passed through the UNet.
-For each cross-attention layer: the area under the ROC curve with which a noun's highest attention (the mean over heads and
-views) tells whether its thing is in the picture. 0.5 is nothing. A model whose captions always fit need not know.
+For each cross-attention layer: the area under the ROC curve with which a noun's highest attention (the mean over heads, views
+and timesteps) tells whether its thing is in the picture. 0.5 is nothing. A model whose captions always fit need not know.
 """
 
 from __future__ import annotations
@@ -15,62 +15,32 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from gd_core.attention import AttentionCapture, Focus
-from gd_core.attention.capture import cross_attention_layers
+from gd_core.attention.subjects import noun_phrases
+from gd_core.calibration import Labelled, gate, knowing_layers
 from gd_core.cameras import orbit_cameras
-from gd_core.diffusion import load_mvdream, predict_noise
+from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.model import MVDream
-from gd_core.diffusion.prompts import encode_prompt
+from gd_core.views import ViewSet
 
 from .renderer import render
 from .scenes import BASE_RADIUS, Solid, random_scene
 
 
-class _Layers(AttentionCapture):
-    """Keeps each layer's probabilities `[views, heads, pixels, tokens]` instead of their sum."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.kept: list[Tensor] = []
-
-    def add(self, probabilities: Tensor) -> None:
-        self.kept.append(probabilities)
-
-
-def area_under_curve(score: np.ndarray, there: np.ndarray) -> float:
-    a, b = score[there], score[~there]
-    return float((a[:, None] > b[None]).mean() + 0.5 * (a[:, None] == b[None]).mean())
-
-
-@torch.no_grad()
-def knowledge(model: MVDream, scenes: int, timestep: int, downscale: int, world: str) -> dict[str, float]:
-    """Area under the ROC curve for each cross-attention layer whose tokens are `downscale` times coarser than the latents."""
-    names = list(cross_attention_layers(model.unet, downscale))
-    cameras, alpha = orbit_cameras(4), model.scheduler.alphas_cumprod[timestep]
-    rng = random.Random("attention")
-    there, highest = [], []
-    for i in range(scenes):
+def shown_and_not(model: MVDream, scenes: int, world: str) -> list[Labelled]:
+    """Ground-truth views of two things, and under the same caption of one of them alone."""
+    cameras, rng = orbit_cameras(4), random.Random("attention")
+    labelled = []
+    for _ in range(scenes):
         scene = random_scene(rng, 2, relation="beside", world=world)
-        prompt = encode_prompt(model, scene.prompt)
-        focus = Focus.of_subjects(scene.prompt).locate(scene.prompt, prompt.words, prompt.end_token)
+        keys = [phrase.noun.key for phrase in noun_phrases(scene.prompt)]
         for shown in (None, 0, 1):
-            images, _ = render(
-                scene.solids if shown is None else [_alone(scene.solids[shown])], cameras, model.config.image_size
-            )
-            clean = model.encode(images)
-            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(7 * i + timestep))
-            noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-            with _Layers(model.unet, downscale=downscale, num_tokens=prompt.end_token) as capture:
-                predict_noise(model.unet, noisy, timestep, prompt.embeddings, cameras.conditioning(), 4)
-            for which, word in enumerate(focus.words):
-                there.append(shown is None or shown == which)
-                highest.append([float(p[..., list(word.tokens)].sum(-1).amax(2).mean()) for p in capture.kept])
-    scores = np.array(highest)
-    return {name: area_under_curve(scores[:, k], np.array(there)) for k, name in enumerate(names)}
+            things = scene.solids if shown is None else [_alone(scene.solids[shown])]
+            images, coverage = render(things, cameras, model.config.image_size)
+            views = ViewSet(images, coverage.sum(1).clamp(0, 1), cameras, prompt=scene.prompt)
+            labelled.append(Labelled(views, {key: shown is None or shown == k for k, key in enumerate(keys)}))
+    return labelled
 
 
 def _alone(thing: Solid) -> Solid:
@@ -94,15 +64,17 @@ def main() -> None:
         model = assemble(args.run)
     else:
         model = load_mvdream(args.model, device="cpu", dtype=torch.float32)
-    for timestep in args.timesteps:
-        for downscale in args.downscale:
-            try:
-                areas = knowledge(model, args.scenes, timestep, downscale, args.world)
-            except ValueError as error:  # a model without cross-attention there
-                print(error)
-                continue
-            for name, area in areas.items():
-                print(f"t = {timestep}, 1/{downscale}: {area:.2f} {name}", flush=True)
+    labelled = shown_and_not(model, args.scenes, args.world)
+    areas = {}
+    for downscale in args.downscale:
+        try:
+            areas[downscale] = gate(model, labelled, downscale, args.timesteps)
+        except ValueError as error:  # a model without cross-attention there
+            print(error)
+            continue
+        for name, area in areas[downscale].items():
+            print(f"1/{downscale}: {area:.2f} {name}", flush=True)
+    print("layers that know:", knowing_layers(areas))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""Views of the tiny world that are judged, as labels for `python -m gd_core calibrate`; no hand is needed.
+
+    python -m tools.tiny.labels --model tiny --sets two_held_out three --scenes 40 --seeds 2 --out LABELS
+
+OUT becomes a folder with the views and labels.json. A run that was cut short goes on. Prompts and seeds are the development
+split's: calibrate on them, test on the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from gd_core.attention.subjects import noun_phrases
+from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.sampling import sample_objects
+from gd_core.files import write_text
+from gd_core.views import load_views
+
+from .judge import judge, solids_of_prompt
+from .measure import SETS, prompts_of, seeds_of
+
+
+def missing_subjects(views) -> list[str]:
+    """Keys of the nouns whose things the judge does not find in every view where they are not hidden."""
+    things = solids_of_prompt(views.prompt)
+    verdict = judge(views.images, things)
+    nouns = [phrase.noun.key for phrase in noun_phrases(views.prompt)]
+    if len(nouns) != len(things):
+        raise RuntimeError(f"the subjects found in {views.prompt!r} are not its things: {nouns}")
+    return [noun for noun, thing in zip(nouns, things, strict=True) if not verdict.present[thing]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
+    parser.add_argument("--lora", action="append", default=[], help="on top of the model")
+    several = [name for name, (count, *_) in SETS.items() if count > 1]
+    parser.add_argument("--sets", nargs="+", default=["two_held_out", "three"], choices=several)
+    parser.add_argument("--scenes", type=int, default=40, help="of each set")
+    parser.add_argument("--seeds", type=int, default=2, help="of each scene")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    model = load_mvdream(args.model, device="cpu", dtype=torch.float32, loras=args.lora)
+    args.out.mkdir(parents=True, exist_ok=True)
+    labels = []
+    for i in range(args.scenes):
+        for name in args.sets:
+            prompt, first = prompts_of(name, args.scenes, "dev")[i], seeds_of(args.scenes, "dev")[i]
+            files = [args.out / f"{name}-{i}-{k}.safetensors" for k in range(args.seeds)]
+            if not all(file.exists() for file in files):
+                seeds = [first + 10_000 * k for k in range(args.seeds)]
+                for file, views in zip(files, sample_objects(model, [prompt] * args.seeds, seeds=seeds), strict=True):
+                    views.save(file)
+            labels += [{"views": file.name, "missing": missing_subjects(load_views(file))} for file in files]
+            print(prompt, [entry["missing"] for entry in labels[-args.seeds :]], flush=True)
+            write_text(args.out / "labels.json", json.dumps(labels, indent=1))
+
+
+if __name__ == "__main__":
+    main()
