@@ -3,7 +3,7 @@
 `with pretended_device() as device:` gives torch a second device, under the name "meta". What is made on it or moved to it is a
 `PretendedTensor` around a tensor of the CPU, so that loops whose course depends on values run as ever. An operation that is
 given tensors of both raises `DevicesMeet` where torch itself would: numbers (tensors without dimensions) may come from the
-CPU in pointwise operations, and so may indices; nothing else.
+CPU in pointwise operations, and so may indices; nothing else. Like CUDA it has no product of matrices of integers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 aten = torch.ops.aten
 CPU, META = torch.device("cpu"), torch.device("meta")
 COPIES = {aten.copy_.default, aten._foreach_copy_.default}
+PRODUCTS = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.mv.default, aten.addmv.default, aten.dot.default}
 INDEXES = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 
 
@@ -63,6 +64,8 @@ def compute(function, args: tuple, kwargs: dict):
     if function is aten._fused_sdp_choice.default:
         return 0  # plain maths: the CPU's fused kernel is another operation
     device = meeting_place(function, args, kwargs)
+    if device == META and function in PRODUCTS and not args[0].is_floating_point():
+        raise RuntimeError(f"{function} is not implemented for {args[0].dtype}")
     if kwargs.get("device") is not None:
         device, kwargs["device"] = torch.device(kwargs["device"]), CPU
     out = function(*tree_map(unwrap, args), **tree_map(unwrap, kwargs))

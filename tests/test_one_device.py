@@ -83,6 +83,9 @@ class Run:
             fit_views(self.views, config, resume=self.folder / "fit.checkpoint", device=self.device)  # reads what was left
             (self.folder / "fit.checkpoint").unlink()
         fit_views(self.views.to(self.device), config, device="cpu")
+        detailed = fit_views(ball(72), replace(config, quality="fine", field=FieldConfig()), device=self.device)
+        assert detailed.shape.shell is not None
+        lives_on(self.device, *tensors_of(detailed))
 
     def render(self) -> None:
         rendered = self.field.render(orbit_cameras(2), 16, 16, background=torch.ones(3).to(self.device))
@@ -144,6 +147,11 @@ def test_the_pretended_device_refuses_what_a_real_one_would(mixed):
         there, here = torch.ones(3, 4, device=device), torch.ones(4)
         with pytest.raises((DevicesMeet, TypeError)):
             mixed(there, here)
+
+
+def test_the_pretended_device_multiplies_no_matrices_of_integers():
+    with pretended_device() as device, pytest.raises(RuntimeError, match="not implemented for torch.int64"):
+        torch.ones(3, 4, dtype=torch.int64, device=device) @ torch.ones(4, dtype=torch.int64, device=device)
 
 
 def test_the_pretended_device_computes():

@@ -113,7 +113,8 @@ def lattice_tables(cells: Int[Tensor, " C"], resolution: int) -> tuple[int, Int[
     side = resolution + 1
     strides = torch.tensor([side * side, side, 1], device=cells.device)
     position = torch.stack((cells // resolution**2, cells // resolution % resolution, cells % resolution), 1)
-    corner = (position @ strides)[:, None] + (CORNERS.to(cells.device) @ strides)
+    # Not `@`: CUDA has no product of matrices of integers.
+    corner = (position * strides).sum(1)[:, None] + (CORNERS.to(cells.device) * strides).sum(1)
     vertices, row, times = corner.view(-1).unique(return_inverse=True, return_counts=True)
     kept = times == 8
     inner = int(kept.sum())
