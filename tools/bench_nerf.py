@@ -6,7 +6,7 @@
     python -m tools.bench_nerf --roofline          step time against what the machine could do
 
 Scenes are those of `tools/nerf_scenes.py`. Chamfer distance (world units, of a box of 2) and F-score (at 0.05) are those of the
-exported mesh against the true surface. The peak is that of the process so far.
+exported mesh against the true surface. The peak is that of the process so far, or of a fit's tensors on a GPU.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gd_core import devices
 from gd_core.cameras import Cameras, orbit_cameras
 from gd_core.mesh import MeshConfig, compare_meshes, extract_mesh
 from gd_core.nerf import QUALITIES, FitConfig, RadianceField
@@ -43,22 +44,26 @@ def test_cameras() -> Cameras:
 def scores(field: RadianceField, cameras: Cameras, images: Tensor, masks: Tensor) -> tuple[float, float]:
     """Mean PSNR in dB and mean mask IoU over the views."""
     out = field.render(cameras, *masks.shape[1:])
-    psnr = -10 * (out.rgb - images).square().mean((1, 2, 3)).log10()
-    ours, truth = out.alpha > 0.5, masks > 0.5
+    psnr = -10 * (out.rgb.cpu() - images).square().mean((1, 2, 3)).log10()
+    ours, truth = out.alpha.cpu() > 0.5, masks > 0.5
     iou = (ours & truth).sum((1, 2)) / (ours | truth).sum((1, 2)).clamp(min=1)
     return float(psnr.mean()), float(iou.mean())
 
 
-def run_scene(scene: Scene, config: FitConfig, size: int, clock: Callable[[], float]) -> tuple[float, ...]:
+def run_scene(
+    scene: Scene, config: FitConfig, size: int, clock: Callable[[], float], device: torch.device
+) -> tuple[float, ...]:
     """What `COLUMNS` name, of one fit."""
     views = ViewSet(*scene.draw(train_cameras(), size), train_cameras())
+    devices.reset_peak_memory(device)
     start = clock()
-    fit = SparseViewFit(views, config, torch.device("cpu"))
+    fit = SparseViewFit(views, config, device)
     while not fit.done:
         fit.step(elapsed=clock() - start)
     fit.finish()
+    devices.synchronize(device)
     seconds = clock() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = (devices.peak_memory(device) or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 2**30
     reference = scores(fit.field, train_cameras(), views.images, views.masks)[0]
     novel = scores(fit.field, test_cameras(), *scene.draw(test_cameras(), size))
     shape = compare_meshes(extract_mesh(fit.field, MeshConfig(resolution=max(128, size), color="vertex")), scene.surface())
@@ -121,19 +126,26 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds, for a machine that is shared")
     parser.add_argument("--size", type=int, default=128, help="pixels a side of the views")
     parser.add_argument("--roofline", action="store_true", help="only time a step against the machine")
+    parser.add_argument("--device", default="cpu", help="where to fit (default: cpu, which repeats to the bit)")
+    parser.add_argument("--encoding", choices=("vm", "hash"), help="of the albedo")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override part of FitConfig")
     arguments = parser.parse_args()
     config = dataclasses.replace(FitConfig(quality=arguments.quality, seconds=arguments.seconds), **parsed(arguments.set))
+    if arguments.encoding is not None:
+        encoding = dataclasses.replace(config.field.encoding, kind=arguments.encoding)
+        config = dataclasses.replace(config, field=dataclasses.replace(config.field, encoding=encoding))
+    device = devices.resolve_device(arguments.device)
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     if arguments.roofline:
         roofline(config, arguments.size, clock)
         return
     kind = "CPU" if arguments.cpu_time else "wall"
-    print(f"{arguments.size}x{arguments.size}, {arguments.quality}, {torch.get_num_threads()} threads, {kind} seconds")
+    where = f"{arguments.size}x{arguments.size}, {arguments.quality}, {config.field.encoding.kind}, {devices.describe(device)}"
+    print(f"{where}, {torch.get_num_threads()} threads, {kind} seconds")
     print(f"{'scene':24s}" + "".join(f"{column:>10s}" for column in COLUMNS))
     rows = []
     for scene in scenes(arguments.scenes):
-        rows.append(run_scene(scene, config, arguments.size, clock))
+        rows.append(run_scene(scene, config, arguments.size, clock, device))
         print(f"{scene.name:24s}" + "".join(f"{value:10.3f}" for value in rows[-1]), flush=True)
     if len(rows) > 1:
         print(f"{'mean':24s}" + "".join(f"{value:10.3f}" for value in np.mean(rows, axis=0)))
