@@ -192,7 +192,7 @@ def time_stages(device: torch.device, width: int) -> Iterator[Finding]:
         sample_latents(model.unet, noise, context, context, cameras, num_views=4, steps=1, guidance_scale=5.0)
 
     def sds_step() -> None:
-        images = views.images.to(device).requires_grad_()
+        images = views.images.clone().to(device).requires_grad_()
         with frozen(model.vae):
             guidance.loss(images, views.cameras, 500, torch.Generator().manual_seed(1), guidance_scale=5.0).backward()
 
