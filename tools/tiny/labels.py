@@ -42,23 +42,28 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=["two_held_out", "three"], choices=several)
     parser.add_argument("--scenes", type=int, default=40, help="of each set")
     parser.add_argument("--seeds", type=int, default=2, help="of each scene")
+    parser.add_argument("--batch", type=int, default=4, help="scenes made together")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = load_mvdream(args.model, device="cpu", dtype=torch.float32, loras=args.lora)
+    model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=args.lora)
     args.out.mkdir(parents=True, exist_ok=True)
     labels = []
-    for i in range(args.scenes):
+    for start in range(0, args.scenes, args.batch):
+        part = range(start, min(start + args.batch, args.scenes))
         for name in args.sets:
-            prompt, first = prompts_of(name, args.scenes, "dev")[i], seeds_of(args.scenes, "dev")[i]
-            files = [args.out / f"{name}-{i}-{k}.safetensors" for k in range(args.seeds)]
-            if not all(file.exists() for file in files):
-                seeds = [first + 10_000 * k for k in range(args.seeds)]
-                for file, views in zip(files, sample_objects(model, [prompt] * args.seeds, seeds=seeds), strict=True):
+            prompts, first = prompts_of(name, args.scenes, "dev"), seeds_of(args.scenes, "dev")
+            wanted = {args.out / f"{name}-{i}-{k}.safetensors": (i, k) for i in part for k in range(args.seeds)}
+            missing = {file: of for file, of in wanted.items() if not file.exists()}
+            if missing:
+                seeds = [first[i] + 10_000 * k for i, k in missing.values()]
+                made = sample_objects(model, [prompts[i] for i, _ in missing.values()], seeds=seeds)
+                for file, views in zip(missing, made, strict=True):
                     views.save(file)
-            labels += [{"views": file.name, "missing": missing_subjects(load_views(file))} for file in files]
-            print(prompt, [entry["missing"] for entry in labels[-args.seeds :]], flush=True)
+            labels += [{"views": file.name, "missing": missing_subjects(load_views(file))} for file in wanted]
             write_text(args.out / "labels.json", json.dumps(labels, indent=1))
+            print(f"{name}: {len(labels)} views, {sum(map(len, (e['missing'] for e in labels)))} subjects missing", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,305 @@
+"""Does the model's own verdict find the start that has every subject in it? Candidates, retries and refocusing, at equal time.
+
+    python -m tools.bench_candidates --time 6 --out DIR           CPU seconds of each part, one prompt after another
+    python -m tools.bench_candidates --scenes 200 --out DIR       the test: sample and judge (any device), then tables
+    python -m tools.bench_candidates --split dev --sets two_held_out --scenes 40 --out DEV
+    python -m tools.bench_candidates --summary --out DIR          only the tables of what DIR holds
+
+Every start of every prompt is sampled to the end and judged once (`tools.tiny.judge`); what candidates, retries and an oracle
+would have chosen, and what it would have cost, follows from that. Refocused samples are made where an arm has them. Lines of
+DIR/rows.jsonl are samples, so that a run that was cut short goes on. Coefficients, layers and refocusing are the recipe's,
+chosen on the development split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gd_core.benchmark.statistics import paired_difference, wilson_interval
+from gd_core.calibration import area_under_curve, probabilities, reliability
+from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.model import MVDream
+from gd_core.diffusion.sampling import candidate_seeds, sample_objects
+from gd_core.settings.candidates import CandidateConfig
+from gd_core.settings.verdict import VerdictConfig
+from gd_core.verdicts import MISSING, THERE
+from tools.tiny.judge import judge, solids_of_prompt
+from tools.tiny.measure import SETS, prompts_of, seeds_of
+
+PLAIN, TODAY, DOUBTFUL = "plain", "refocus", "doubtful"  # without refocusing, with it in every sample, where there is doubt
+SEVERAL = [name for name, (count, *_) in SETS.items() if count > 1]
+
+
+class Rows:
+    """Judged samples, one JSON line each, by (set, prompt, arm, candidate)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = {(r["set"], r["index"], r["arm"], r["k"]): r for r in map(json.loads, lines)}
+
+    def add(self, rows: Sequence[dict]) -> None:
+        with self.path.open("a") as file:
+            for row in rows:
+                self.rows[row["set"], row["index"], row["arm"], row["k"]] = row
+                file.write(json.dumps(row) + "\n")
+
+
+def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, int]], arm: str, args) -> None:
+    """Sample and judge the candidates (prompt, k) of a set that are not there yet."""
+    prompts, seeds = prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split)
+    missing = [(i, k) for i, k in wanted if (name, i, arm, k) not in rows.rows]
+    refocus = None if arm == PLAIN else replace(model.recipe.refocus, when="doubtful" if arm == DOUBTFUL else "always")
+    for start in range(0, len(missing), args.batch):
+        part = missing[start : start + args.batch]
+        views = sample_objects(
+            model,
+            [prompts[i] for i, _ in part],
+            seeds=[candidate_seeds(seeds[i], k + 1)[k] for i, k in part],
+            refocus=refocus,
+            candidates=replace(model.recipe.candidates, count=1),
+        )
+        judged = []
+        for (i, k), made in zip(part, views, strict=True):
+            things = solids_of_prompt(prompts[i])
+            seen = judge(made.images, things)
+            report = made.provenance.get("refocus_report") or {"updates": []}
+            judged.append(
+                {
+                    "set": name,
+                    "index": i,
+                    "arm": arm,
+                    "k": k,
+                    "all": seen.all_present,
+                    "in_three": all(count >= 3 for count in seen.in_views.values()),
+                    "same_content": seen.same_content,
+                    "there": [seen.present[thing] for thing in things],
+                    "early": [v.early for v in made.verdicts],
+                    "final": [v.features for v in made.verdicts],
+                    "acted": bool(report["updates"]),
+                }
+            )
+        rows.add(judged)
+        print(f"{name} {arm}: {start + len(part)}/{len(missing)}", flush=True)
+
+
+class Prompt:
+    """The candidates of one prompt with what the recipe's verdicts say of them."""
+
+    def __init__(self, rows: Rows, name: str, index: int, config: VerdictConfig, count: int):
+        self.rows = [rows.rows[name, index, PLAIN, k] for k in range(count)]
+        self.other = {arm: {k: rows.rows.get((name, index, arm, k)) for k in range(count)} for arm in (TODAY, DOUBTFUL)}
+        self.early = [_log_probability(row["early"], config.early) for row in self.rows]
+        self.config = config
+
+    def winner(self, count: int) -> int:
+        return max(range(count), key=lambda k: self.early[k])
+
+    def order(self, count: int) -> list[int]:
+        return sorted(range(count), key=lambda k: -self.early[k])
+
+    def doubted(self, k: int) -> bool:
+        """Whether the early verdict doubts a subject of candidate `k`."""
+        return _least(self.rows[k]["early"], self.config.early) < self.config.there
+
+    def retried(self, count: int, retries: int) -> tuple[dict, int]:
+        """The row that is kept, and how many candidates were finished."""
+        finished = []
+        for k in self.order(count)[: 1 + retries]:
+            finished.append(k)
+            if _least(self.rows[k]["final"], self.config.final) >= self.config.missing:
+                break
+        best = max(finished, key=lambda k: _log_probability(self.rows[k]["final"], self.config.final))
+        return self.rows[best], len(finished)
+
+
+def _each(features: Sequence[Sequence[float]], coefficients: Sequence[float]) -> np.ndarray:
+    x = np.array(features)
+    return probabilities(x, coefficients) if coefficients else 1 / (1 + np.exp(-x[:, 0]))
+
+
+def _log_probability(features, coefficients) -> float:
+    return float(np.log(_each(features, coefficients)).sum())
+
+
+def _least(features, coefficients) -> float:
+    return float(_each(features, coefficients).min())
+
+
+def compare(prompts: Sequence[Prompt], seconds: dict, count: int) -> list[dict]:
+    """Every arm against plain sampling of the first candidate, over the same prompts."""
+    plain = [p.rows[0] for p in prompts]
+    base, early, rest = seconds[PLAIN], seconds["early"], seconds["rest"]
+
+    def candidates(n: int) -> tuple[list[dict], float]:
+        return [p.rows[p.winner(n)] for p in prompts], n * early + rest
+
+    arms: dict[str, tuple[list[dict], float]] = {"plain": (plain, base), "plain with a verdict": (plain, early + rest)}
+    if all(p.other[TODAY][0] for p in prompts):
+        arms["today's refocusing"] = ([p.other[TODAY][0] for p in prompts], seconds[TODAY])
+    for n in range(2, count + 1):
+        arms[f"{n} candidates"] = candidates(n)
+    for n in range(1, count + 1):
+        chosen = [p.other[DOUBTFUL][p.winner(n)] for p in prompts]
+        if all(chosen):
+            acted = np.mean([row["acted"] for row in chosen])
+            extra = acted * (seconds[DOUBTFUL] - early - rest)
+            name = "refocusing where in doubt" if n == 1 else f"{n} candidates, refocusing where in doubt"
+            arms[name] = (chosen, n * early + rest + extra)
+    for n in range(2, count + 1):
+        kept, finished = zip(*(p.retried(n, n - 1) for p in prompts), strict=True)
+        arms[f"{n} candidates, retries"] = (list(kept), n * early + float(np.mean(finished)) * rest)
+    for n in range(2, count + 1):
+        arms[f"oracle of {n}"] = ([max(p.rows[:n], key=lambda r: r["all"]) for p in prompts], n * early + rest)
+    return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items()]
+
+
+def _against(plain: Sequence[dict], name: str, rows: Sequence[dict], ratio: float) -> dict:
+    result = {"arm": name, "scenes": len(rows), "time": ratio}
+    for question in ("all", "in_three", "same_content"):
+        a, b = ([float(row[question]) for row in side] for side in (plain, rows))
+        paired = paired_difference(a, b)
+        share = asdict(wilson_interval(int(sum(b)), len(b)))
+        result[question] = share | {"gained": paired.risen, "lost": paired.fallen, "p": paired.p_value}
+    return result
+
+
+def of_verdicts(rows: Sequence[dict], config: VerdictConfig) -> dict:
+    """How well the early and the final verdict tell which subjects are there, over samples without refocusing."""
+    there = np.array([t for row in rows for t in row["there"]])
+    result = {"subjects": len(there), "missing": int((~there).sum())}
+    for name in ("early", "final"):
+        said = np.concatenate([_each(row[name], getattr(config, name)) for row in rows])
+        result[name] = {
+            "area": area_under_curve(said, there) if 0 < there.sum() < len(there) else None,
+            "reliability": reliability(said, there.astype(float)),
+            "called": {
+                word: [int(called.sum()), int((called & there).sum())]
+                for word, called in (
+                    (THERE, said >= config.there),
+                    ("doubtful", (said < config.there) & (said >= config.missing)),
+                    (MISSING, said < config.missing),
+                )
+            },
+        }
+    return result
+
+
+def markdown(name: str, arms: Sequence[dict], verdicts: dict) -> str:
+    lines = [
+        f"{name}, {arms[0]['scenes']} prompts",
+        "",
+        "| | time | all subjects | gained / lost | p | views agree | gained / lost |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm in arms:
+        whole, same = arm["all"], arm["same_content"]
+        lines.append(
+            f"| {arm['arm']} | {arm['time']:.2f} | {whole['value']:.3f} ({whole['low']:.3f} to {whole['high']:.3f}) | "
+            f"{whole['gained']} / {whole['lost']} | {whole['p']:.2g} | {same['value']:.3f} | "
+            f"{same['gained']} / {same['lost']} |"
+        )
+    lines += ["", f"verdicts: {verdicts['missing']} of {verdicts['subjects']} subjects missing"]
+    for stage in ("early", "final"):
+        found = verdicts[stage]
+        area = "-" if found["area"] is None else f"{found['area']:.2f}"
+        curve = ", ".join(f"{said:.2f}: {there:.2f}" for said, there, _ in found["reliability"])
+        words = ", ".join(f"{word} {n} (there {t})" for word, (n, t) in found["called"].items())
+        lines.append(f"- {stage}: area under the ROC curve {area}; said: there {curve}; {words}")
+    return "\n".join(lines)
+
+
+def measure_time(model: MVDream, names: Sequence[str], prompts: int, split: str) -> dict:
+    """CPU seconds: a plain sample, one with today's refocusing, one with refocusing that acts for its doubt, and of candidates
+    what each costs until they are compared (`early`) and what the winner costs from there (`rest`)."""
+    recipe = model.recipe
+    never, always = ((c, 0.0, 0.0, 0.0, 0.0) for c in (30.0, -30.0))
+    of = {
+        PLAIN: {"verdict": replace(recipe.verdict, at=())},
+        TODAY: {"verdict": replace(recipe.verdict, at=()), "refocus": replace(recipe.refocus, when="always")},
+        DOUBTFUL: {"verdict": replace(recipe.verdict, early=always), "refocus": replace(recipe.refocus, when="doubtful")},
+        "one": {"candidates": CandidateConfig(1, recipe.candidates.share), "verdict": replace(recipe.verdict, early=never)},
+        "four": {"candidates": CandidateConfig(4, recipe.candidates.share), "verdict": replace(recipe.verdict, early=never)},
+    }
+    seconds = dict.fromkeys(of, 0.0)
+    jobs = [(prompt, seed) for name in names for seed, prompt in enumerate(prompts_of(name, prompts, split))]
+    for prompt, seed in [jobs[0], *jobs]:  # the first once more: it warms up
+        for arm, settings in of.items():
+            start = time.process_time()
+            sample_objects(model, [prompt], seeds=[seed], **settings)
+            if seed or prompt != jobs[0][0]:
+                seconds[arm] += (time.process_time() - start) / (len(jobs) - 1)
+    early = (seconds["four"] - seconds["one"]) / 3
+    return seconds | {"early": early, "rest": seconds["one"] - early, "prompts": len(jobs) - 1}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
+    parser.add_argument("--lora", action="append", default=[], metavar="FILE", help="on top of the model")
+    parser.add_argument("--recipe", type=Path, help="JSON of what to change of the model's recipe")
+    parser.add_argument("--sets", nargs="*", default=["two", "two_held_out", "three"], choices=SEVERAL)
+    parser.add_argument("--scenes", type=int, default=200, help="of each set")
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--starts", type=int, default=4, help="candidates of each prompt, 1 to 8")
+    parser.add_argument("--chosen", type=int, help="candidates whose winner is refocused, too (default: --starts)")
+    parser.add_argument("--no-refocus", action="store_true", help="leave out the arms with refocusing")
+    parser.add_argument("--batch", type=int, default=8, help="samples made together")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--time", type=int, metavar="PROMPTS", help="only measure CPU seconds, on so many prompts of each set")
+    parser.add_argument("--summary", action="store_true", help="only the tables")
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=args.lora)
+    if args.recipe:
+        model = replace(model, recipe=type(model.recipe).from_json(args.recipe.read_text(), model.recipe))
+    args.out.mkdir(parents=True, exist_ok=True)
+    timing = args.out / "time.json"
+    if args.time:
+        timing.write_text(json.dumps(measure_time(model, args.sets, args.time, "dev"), indent=1))
+        print(timing.read_text())
+        return
+    rows, config = Rows(args.out / "rows.jsonl"), model.recipe.verdict
+    chosen = args.chosen or args.starts
+    step = max(1, args.batch // args.starts)
+    if not args.summary:
+        for start in range(0, args.scenes, step):
+            part = range(start, min(start + step, args.scenes))
+            for name in args.sets:
+                sample(model, rows, name, [(i, k) for i in part for k in range(args.starts)], PLAIN, args)
+                if not args.no_refocus:
+                    sample(model, rows, name, [(i, 0) for i in part], TODAY, args)
+                    tried = {i: Prompt(rows, name, i, config, args.starts) for i in part}
+                    winners = {(i, tried[i].winner(n)) for i in part for n in (1, chosen)}
+                    sample(model, rows, name, sorted(winners), DOUBTFUL, args)
+    if not timing.exists():
+        parser.error(f"no {timing}: measure CPU seconds first, with --time")
+    seconds = json.loads(timing.read_text())
+    summary, tables = {"model": model.config.name, "split": args.split, "verdict": asdict(config), "seconds": seconds}, []
+    for name in args.sets:
+        whole = [i for i in range(args.scenes) if all((name, i, PLAIN, k) in rows.rows for k in range(args.starts))]
+        if not args.no_refocus:
+            whole = [i for i in whole if (name, i, TODAY, 0) in rows.rows]
+        prompts = [Prompt(rows, name, i, config, args.starts) for i in whole]
+        if not prompts:
+            continue
+        arms, verdicts = compare(prompts, seconds, args.starts), of_verdicts([r for p in prompts for r in p.rows], config)
+        summary[name] = {"arms": arms, "verdicts": verdicts}
+        tables.append(markdown(name, arms, verdicts))
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
+    (args.out / "summary.md").write_text("\n\n".join(tables) + "\n")
+    print("\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()
