@@ -7,7 +7,7 @@
 
 Each leaves `report.html` and `report.json` in DIR, and with `--small docs/reports/NAME` a page and a picture small enough to
 commit. A second run of the same command goes on where the first stopped. With `--model` and `--set` they run on any model; the
-judge knows the tiny model's coloured solids only, so give your own (`--judge FILE.py:FUNCTION`) or `--judge none`.
+judge knows the tiny model's coloured solids and toys only, so give your own (`--judge FILE.py:FUNCTION`) or `--judge none`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, dict]]] = {
 
 
 def judge_tiny(images: torch.Tensor, prompt: str) -> dict[str, float | bool]:
-    """The tiny model's judge as `gd_core.metrics`'s: which of the prompt's solids the views `[V, H, W, 3]` show."""
+    """The tiny model's judge as `gd_core.metrics`'s: which of the prompt's things the views `[V, H, W, 3]` show."""
     verdict = judge_solids(images, solids_of_prompt(prompt))
     found = [count / len(images) for count in verdict.in_views.values()]
     return {

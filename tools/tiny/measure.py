@@ -3,6 +3,7 @@
 python -m tools.tiny.measure --model gd_core/weights/tiny --scenes 200 --out measured.json
 python -m tools.tiny.measure --run RUN --gate        the cross-view gate on a checkpoint, in a minute
 python -m tools.tiny.measure --run RUN --sets toys flat --scenes 32 --split dev --out RUN/sheets/1000.json
+python -m tools.tiny.measure --model tiny --sets toy toys fronts flat_toys       200 scenes a set
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gd_core.cameras import orbit_cameras
+from gd_core.cameras import Cameras, orbit_cameras
 from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.denoising import sample_latents
 from gd_core.diffusion.model import MVDream
@@ -29,9 +30,10 @@ from gd_core.diffusion.multiview import predict_noise
 from gd_core.diffusion.sampling import sample_objects
 from gd_core.views import ViewSet
 
-from .judge import centroid_offsets, judge, solids_of_prompt
+from .judge import SIDEWAYS, Blob, centroid_offsets, judge_views, solids_of_prompt, verdict
 from .renderer import render
 from .scenes import Scene, random_scene
+from .toys import ANIMALS, FRONTED
 
 SETS = {  # number of things, of held-out pairs alone, world
     "one": (1, False, "solids"),
@@ -43,17 +45,24 @@ SETS = {  # number of things, of held-out pairs alone, world
     "toys_held_out": (2, True, "toys"),
     "three_toys": (3, False, "toys"),
     "mixed": (2, False, "mixed"),
+    "fronts": (1, False, "toys"),  # of the things with a front alone
     "flat": (1, False, "solids"),  # single images without a camera
+    "flat_toys": (1, False, "toys"),
 }
-FLAT = "flat"
+FLAT = ("flat", "flat_toys")
 BATCH = 8
+ALLOWANCE = 0.5  # by which a judged cosine may be off before it says that the thing is turned another way
 
 
 def prompts_of(name: str, scenes: int, split: str = "test") -> list[str]:
     """The prompts of a set; `split` "dev" is for choosing settings, "test" for the numbers that are reported."""
     count, held_out, world = SETS[name]
-    rng = random.Random(f"{split}-{name}")
-    return [random_scene(rng, count, held_out, world=world).prompt for _ in range(scenes)]
+    rng, prompts = random.Random(f"{split}-{name}"), []
+    while len(prompts) < scenes:
+        scene = random_scene(rng, count, held_out, world=world)
+        if name != "fronts" or scene.solids[0].shape in FRONTED:
+            prompts.append(scene.prompt)
+    return prompts
 
 
 def seeds_of(scenes: int, split: str = "test") -> list[int]:
@@ -93,7 +102,8 @@ def sample_flat(model: MVDream, prompts: Sequence[str], seeds: Sequence[int]) ->
 
 
 def score_flat(images: Tensor, prompts: Sequence[str]) -> dict:
-    right = sum(judge(image[None], solids_of_prompt(p)).all_present for image, p in zip(images, prompts, strict=True))
+    seen = zip(judge_views(images), prompts, strict=True)
+    right = sum(verdict([blobs], solids_of_prompt(prompt)).all_present for blobs, prompt in seen)
     return {"n": len(prompts), "right": right / len(prompts), "right_interval": wilson(right, len(prompts))}
 
 
@@ -105,35 +115,72 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     return centre - half, centre + half
 
 
-def score(views: Sequence[ViewSet], shapes: bool = True) -> dict:
-    """Judge sampled scenes: all subjects there, the same content in every view, opposite views' centroids.
-
-    Without `shapes` by colours alone: the judge does not know toys.
-    """
-    verdicts = [judge(v.images, solids_of_prompt(v.prompt)) for v in views]
+def score(views: Sequence[ViewSet]) -> dict:
+    """Judge sampled scenes: all subjects there, the same content in every view, opposite views' centroids, faces."""
+    blobs = iter(judge_views([image for v in views for image in v.images]))
+    seen = [[next(blobs) for _ in v.images] for v in views]
+    named = [solids_of_prompt(v.prompt) for v in views]
+    verdicts = [verdict(s, things) for s, things in zip(seen, named, strict=True)]
     n = len(views)
+    in_three = sum(all(k >= 3 for k in v.in_views.values()) for v in verdicts)
+    everywhere = sum(v.all_present for v in verdicts)
     result = {
         "n": n,
         "same_content": sum(v.same_content for v in verdicts) / n,
         "extra_colors": sum(bool(v.extra_colors) for v in verdicts) / n,
+        "in_three_of_four_views": in_three / n,
+        "in_three_interval": wilson(in_three, n),
+        "all_subjects": everywhere / n,
+        "all_subjects_interval": wilson(everywhere, n),
+        "subjects": float(np.mean([p for v in verdicts for p in v.present.values()])),
     }
-    if shapes:
-        in_three = sum(all(k >= 3 for k in v.in_views.values()) for v in verdicts)
-        everywhere = sum(v.all_present for v in verdicts)
-        result["in_three_of_four_views"] = in_three / n
-        result["all_subjects"] = everywhere / n
-        result["all_subjects_interval"] = wilson(everywhere, n)
-        result["subjects"] = float(np.mean([p for v in verdicts for p in v.present.values()]))
-    offsets = []
-    for v in views:
-        solids = solids_of_prompt(v.prompt)
-        if len(solids) == 2 and " on " not in v.prompt:
-            offsets.append(centroid_offsets(v.images, solids[0][0], solids[1][0]))
+    offsets = [
+        centroid_offsets(s, things[0][0], things[1][0])
+        for s, things, v in zip(seen, named, views, strict=True)
+        if len(things) == 2 and " on " not in v.prompt
+    ]
     pairs = [(o[i], o[i + 2]) for o in offsets for i in (0, 1) if o[i] is not None and o[i + 2] is not None]
     if len(pairs) > 2:
         result["opposite_view_correlation"] = float(np.corrcoef(np.array(pairs).T)[0, 1])
         result["opposite_view_pairs"] = len(pairs)
+    return result | score_fronts(seen, named, [v.cameras for v in views])
+
+
+def score_fronts(
+    seen: Sequence[Sequence[dict[str, Blob]]], named: Sequence[Sequence[tuple[str, str]]], cameras: Sequence[Cameras]
+) -> dict:
+    """Of the scenes of one thing with a front: on how many is the face on one side only, and how often is it seen twice?"""
+    rows = []
+    for per_view, things, rig in zip(seen, named, cameras, strict=True):
+        if len(things) == 1 and things[0][1] in FRONTED:
+            (color, shape), azimuths = things[0], torch.atan2(rig.positions[:, 1], rig.positions[:, 0]).tolist()
+            cosines = [blobs[color].front if color in blobs else None for blobs in per_view]
+            rows.append((shape in ANIMALS, one_sided(cosines, azimuths), janus(cosines, azimuths)))
+    result = {}
+    for name, chosen in (("fronted", rows), ("animals", [row for row in rows if row[0]])):
+        if chosen:
+            once, twice = sum(row[1] for row in chosen), sum(row[2] > 0 for row in chosen)
+            result |= {f"{name}_n": len(chosen), f"{name}_one_sided": once / len(chosen), f"{name}_janus": twice}
+            result[f"{name}_one_sided_interval"] = wilson(once, len(chosen))
     return result
+
+
+def one_sided(cosines: Sequence[float | None], azimuths: Sequence[float]) -> bool:
+    """Is there a yaw at which a thing turns its front to every view as the judge sees it there, within `ALLOWANCE`?
+
+    `cosines` are the judged ones, None where the thing is not seen; `azimuths` the cameras', in radians. A face that is seen
+    from nowhere is on no side.
+    """
+    answers = [(c, a) for c, a in zip(cosines, azimuths, strict=True) if c is not None]
+    yaws = [math.radians(degrees) for degrees in range(360)]
+    fits = any(all(abs(c - math.cos(yaw - a)) < ALLOWANCE for c, a in answers) for yaw in yaws)
+    return fits and any(c > SIDEWAYS for c, _ in answers)
+
+
+def janus(cosines: Sequence[float | None], azimuths: Sequence[float]) -> int:
+    """In how many pairs of opposite views (150 degrees apart at least) the judge sees the front."""
+    fronts = [a for c, a in zip(cosines, azimuths, strict=True) if c is not None and c > SIDEWAYS]
+    return sum(math.cos(a - b) < -math.cos(math.radians(30)) + 1e-6 for i, a in enumerate(fronts) for b in fronts[:i])
 
 
 def gate_scenes(count: int) -> list[tuple[Scene, Scene]]:
@@ -233,7 +280,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
     parser.add_argument("--run", type=Path, help="a training run; its averaged checkpoint instead of --model")
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--sets", nargs="+", default=list(SETS)[:4], choices=list(SETS), help="toys are judged by colour alone")
+    parser.add_argument("--sets", nargs="+", default=list(SETS)[:4], choices=list(SETS))
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--gate", action="store_true", help="only the cross-view gate")
     parser.add_argument("--out", type=Path, help="JSON of every number; contact sheets go beside it")
@@ -252,7 +299,7 @@ def main() -> None:
         return
     for name in args.sets:
         start = time.process_time()
-        if name == FLAT:
+        if name in FLAT:
             prompts = prompts_of(name, args.scenes, args.split)
             images = sample_flat(model, prompts, seeds_of(args.scenes, args.split))
             results[name] = score_flat(images, prompts)
@@ -264,7 +311,7 @@ def main() -> None:
                 args.out.write_text(json.dumps(results, indent=1))
             continue
         views = sample_set(model, prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split))
-        results[name] = score(views, shapes=SETS[name][2] == "solids")
+        results[name] = score(views)
         results[name]["cpu_seconds_per_scene"] = (time.process_time() - start) / args.scenes
         attention = noun_attention(views)
         if attention is not None:
