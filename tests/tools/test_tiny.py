@@ -162,7 +162,7 @@ def test_a_warm_start_is_the_bundle_on_every_word_that_it_knows(tmp_path):
 def test_area_under_the_curve_of_known_cases():
     there = np.array([True, True, False, False])
     for scores, area in (((3, 2, 1, 0), 1.0), ((0, 1, 2, 3), 0.0), ((1, 1, 1, 1), 0.5), ((3, 0, 2, 1), 0.5)):
-        assert area_under_curve(np.array(scores), there) == area
+        assert area_under_curve(np.array(scores, float), there) == area
 
 
 @settings(max_examples=40, deadline=None)
