@@ -274,6 +274,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refocus-checkpointing", action="store_true", help="less memory and a third more time in each refocused step"
     )
+    parser.add_argument(
+        "--candidates", type=int, metavar="N", help=f"starts, 1 to 8, of which the most whole one goes on {AS_MADE}"
+    )
+    parser.add_argument(
+        "--retries", type=int, metavar="N", help=f"candidates more to finish while a subject is missing {AS_MADE}"
+    )
     _add_seed(parser)
 
 

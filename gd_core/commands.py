@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from .pipeline import generate
 from .recipe import Recipe, chosen
 from .runs import arguments_of, pictures_beside, read_record, save_field, save_mesh, save_views, write_png
 from .settings.refocus import refocusing
+from .verdicts import missing_words
 from .video import refuse_frames, render_orbit, write_mp4
 from .views import Progress, load_views
 
@@ -102,10 +104,13 @@ def _views(args: argparse.Namespace) -> None:
     model = _model(args)
     if settings["refocus"] is not None:
         settings["refocus"] = chosen(model.recipe.refocus, settings["refocus"], "refocusing")
+    settings["candidates"] = chosen(model.recipe.candidates, settings["candidates"], "candidates")
     with Bars() as bars:
         views = sample_views(model, args.prompt, seed=args.seed, **settings, progress=bars.of("views"))
     save_views(views, args.out)
-    print(args.out)
+    print("\n".join([*map(str, views.verdicts), str(args.out)]))
+    if missing := missing_words(views.verdicts):
+        print(missing, file=sys.stderr)
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -214,7 +219,13 @@ def _sampling(args: argparse.Namespace) -> dict:
     if not args.no_refocus:
         asked = {"strength": args.refocus_strength, "share": args.refocus_share}
         refocus = refocusing(args.objective, args.refocus_thresholds, **asked, checkpointing=args.refocus_checkpointing or None)
-    return settings | {"negative_prompt": args.negative_prompt, "focus": focus, "refocus": refocus}
+    candidates = _given(count=args.candidates, retries=args.retries)
+    return settings | {
+        "negative_prompt": args.negative_prompt,
+        "focus": focus,
+        "refocus": refocus,
+        "candidates": candidates,
+    }
 
 
 def _mesh(args: argparse.Namespace) -> dict:

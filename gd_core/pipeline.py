@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,8 +19,12 @@ from .mesh import MeshConfig, extract_mesh
 from .nerf import FitConfig, RadianceField, fit_views, load_field, match_with_views
 from .recipe import AS_MADE, Recipe, chosen
 from .runs import RunFolder, StageProgress, save_field, save_mesh, save_views
+from .settings.candidates import CandidateConfig
+from .verdicts import missing_words
 from .video import refuse_frames, render_orbit, turntable_cameras, write_mp4
 from .views import Progress, ViewSet, load_views
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -36,6 +41,7 @@ def generate(
     sampler: str | None = None,
     focus: Focus | None = None,
     refocus: RefocusConfig | Mapping | None = AS_MADE,
+    candidates: CandidateConfig | Mapping = AS_MADE,
     fit: FitConfig | Mapping = AS_MADE,
     refinement: RefineConfig | Mapping | None = AS_MADE,
     mesh: MeshConfig | Mapping = AS_MADE,
@@ -57,8 +63,8 @@ def generate(
         recipe: the model's settings of every stage, whole, or what is to be changed of those that it was made for.
         steps, guidance_scale, sampler: None takes the recipe's.
         focus: None focuses on the prompt's subjects.
-        refocus, fit, refinement, mesh: a stage's settings, whole, or what is to be changed of the recipe's. Without refocusing
-            (None) views are sampled plainly; without refinement (None) the fitted field stays as it is.
+        refocus, candidates, fit, refinement, mesh: a stage's settings, whole, or what is to be changed of the recipe's. Without
+            refocusing (None) views are sampled plainly; without refinement (None) the fitted field stays as it is.
         turntable_frames, turntable_size: frames of one turn, 12 a second, and pixels a side, even.
         resume: go on with the run in `out_dir`, which must have been started with the same settings.
         overwrite: replace an earlier run in `out_dir`.
@@ -81,6 +87,7 @@ def generate(
     steps, guidance_scale = steps or recipe.sampling.steps, guidance_scale or recipe.sampling.guidance_scale
     sampler = sampler or recipe.sampling.sampler
     refocus = None if refocus is None else chosen(recipe.refocus, refocus, "refocusing")
+    candidates = chosen(recipe.candidates, candidates, "candidates")
     fit = replace(chosen(recipe.fit, fit, "the fit"), seed=seed)
     refinement = None if refinement is None else replace(chosen(recipe.refine, refinement, "refinement"), seed=seed)
     mesh = chosen(recipe.mesh, mesh, "the mesh")
@@ -96,6 +103,7 @@ def generate(
         "sampler": sampler,
         "focus": None if focus is None else focus.to_json(),
         "refocus": None if refocus is None else asdict(refocus),
+        "candidates": asdict(candidates),
         "fit": asdict(fit),
         "refinement": None if refinement is None else asdict(refinement),
         "mesh": asdict(mesh),
@@ -108,6 +116,7 @@ def generate(
 
     def sample(tell: Progress) -> ViewSet:
         sampling = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "refocus": refocus}
+        sampling["candidates"] = candidates
         return sample_views(
             mvdream, prompt, negative_prompt=negative_prompt, seed=seed, focus=focus, **sampling, progress=tell
         )
@@ -124,6 +133,11 @@ def generate(
         return refine(fitted, views, mvdream, refinement, tell, resume=run.checkpoint("refine"))
 
     views = run.stage("views", "views.safetensors", sample, save_views, load_views)
+    run.record["verdicts"] = [verdict.to_plain() for verdict in views.verdicts]
+    run.record["winning_seed"] = views.seed
+    run.save()
+    if missing := missing_words(views.verdicts):
+        log.warning("%s", missing)
     fitted = run.stage("fit", "fit.safetensors", fit_them, save_field, load_here)
     field = run.stage("refine", "field.safetensors", distill, save_field, load_here)
     extras = {"prompt": prompt, "seed": seed, "settings": settings}

@@ -11,24 +11,28 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import comfy.model_management
 from server import PromptServer
 from torch import Tensor
 
+from ..gd_core.verdicts import SubjectVerdict
 from ..gd_core.views import ViewSet
 from .border import to_pil
 from .types import FocusedPrompt
 
 if TYPE_CHECKING:
-    from ..gd_core.diffusion.sampling import StepReport
+    from ..gd_core.diffusion.sampling import Candidate, StepReport
 
 EVENT = "grounded_dreamer.attention"
+VERDICTS = "grounded_dreamer.verdicts"
 INTERVAL = 0.12  # seconds between two events
 REMEMBERED_RUNS = 32
 MAX_WORDS = 48
 VIEW_SIZE = 192  # pixels
+STRIP_SIZE = 384  # of a candidate's views side by side
 
 _memory: OrderedDict[tuple, dict] = OrderedDict()  # (workflow, node, prompt) -> its newest event with everything in it
 _lock = threading.Lock()  # nodes run on a thread of their own, routes on the server's
@@ -121,6 +125,36 @@ class LiveAttention:
         PromptServer.instance.send_sync(EVENT, event, PromptServer.instance.client_id)
 
 
+class LiveCandidates:
+    """Tells a sampler's own widget of its candidates, once they are compared, and of the verdicts in the end."""
+
+    def __init__(self, sampler: str, workflow: str | None):
+        """Arguments as of `LiveAttention`."""
+        self.event = {"v": 1, "workflow": workflow, "node": sampler, "candidates": [], "winner": None, "verdicts": []}
+
+    def compared(self, candidates: list[Candidate], going_on: int) -> None:
+        self.event["candidates"] = [
+            {
+                "seed": str(c.seed),
+                "score": _number(c.score),
+                "verdicts": _said(c.verdicts),
+                "views": jpeg_url(c.preview, STRIP_SIZE),
+            }
+            for c in candidates
+        ]
+        self.event["winner"] = str(candidates[going_on].seed)
+        PromptServer.instance.send_sync(VERDICTS, dict(self.event), PromptServer.instance.client_id)
+
+    def done(self, views: ViewSet) -> dict:
+        """What the node keeps as its result."""
+        self.event |= {"winner": str(views.seed), "verdicts": _said(views.verdicts)}
+        return self.event
+
+
+def _said(verdicts: Sequence[SubjectVerdict]) -> list[dict]:
+    return [{"name": v.name, "word": v.word, "probability": _number(v.probability), "views": list(v.views)} for v in verdicts]
+
+
 def workflow_id(extra_pnginfo: dict | None) -> str | None:
     """Which workflow a run belongs to, from what the browser sends along with it."""
     workflow = (extra_pnginfo or {}).get("workflow")
@@ -140,10 +174,10 @@ def encode_map(key: str, values: Tensor) -> dict:
     }
 
 
-def jpeg_url(view: Tensor) -> str:
-    """A data URL of one view `[H, W, 3]`, at most 192 pixels a side."""
+def jpeg_url(view: Tensor, size: int = VIEW_SIZE) -> str:
+    """A data URL of one view `[H, W, 3]`, at most `size` pixels a side."""
     picture = to_pil(view)
-    picture.thumbnail((VIEW_SIZE, VIEW_SIZE))
+    picture.thumbnail((size, size))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

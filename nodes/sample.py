@@ -10,10 +10,12 @@ from torch import Tensor
 
 from ..gd_core import diffusion, memory
 from ..gd_core.recipe import chosen
+from ..gd_core.settings.candidates import MOST_CANDIDATES
 from ..gd_core.settings.refocus import CHOICES, refocusing
 from ..gd_core.settings.sampling import SAMPLERS
+from ..gd_core.verdicts import missing_words
 from .border import NodeProgress, at_the_border, interruptible, tell
-from .live import LiveAttention, workflow_id
+from .live import LiveAttention, LiveCandidates, workflow_id
 from .models import ManagedModel
 from .types import CATEGORY, FocusedPrompt, GDModel, GDPrompt, GDViews
 
@@ -117,6 +119,24 @@ class SampleViews(io.ComfyNode):
                     advanced=True,
                     tooltip="Recompute activations in each refocused step: less memory, a third more time. For 8 GB cards.",
                 ),
+                io.Int.Input(
+                    "candidates",
+                    default=0,
+                    min=0,
+                    max=MOST_CANDIDATES,
+                    optional=True,
+                    tooltip="Starts that are tried for a few steps each; the one that the model itself finds most whole goes "
+                    "on. Each costs about a seventh of a run. 1 tries no other. 0 takes what the model was made for.",
+                ),
+                io.Int.Input(
+                    "retries",
+                    default=0,
+                    min=0,
+                    max=MOST_CANDIDATES - 1,
+                    optional=True,
+                    tooltip="While a subject is missing from the finished views, finish the next best candidate, at most so "
+                    "often. 0 takes what the model was made for.",
+                ),
             ],
             outputs=[
                 GDViews.Output(
@@ -126,6 +146,11 @@ class SampleViews(io.ComfyNode):
                 ),
                 io.Image.Output(display_name="images", is_output_list=True, tooltip="The same views as an image batch."),
                 io.Mask.Output(display_name="masks", is_output_list=True, tooltip="Where the object is in each view."),
+                io.Int.Output(
+                    display_name="seed",
+                    is_output_list=True,
+                    tooltip="Of the candidate that won: with it and candidates at 1 the same views come again.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
@@ -155,6 +180,8 @@ class SampleViews(io.ComfyNode):
         objective: str,
         refocus_thresholds: str,
         refocus_checkpointing: bool,
+        candidates: int = 0,
+        retries: int = 0,
     ) -> io.NodeOutput:
         progress = NodeProgress(cls, "sampling views")
         changes = refocusing(
@@ -167,14 +194,21 @@ class SampleViews(io.ComfyNode):
         config = chosen(model.model.recipe.refocus, changes, "refocusing") if refocus else None
         mvdream = model.on_device(memory.sampling(model.model, refocus=config).working)
         steps = steps or mvdream.recipe.sampling.steps
+        starts = chosen(
+            mvdream.recipe.candidates,
+            ({"count": candidates} if candidates else {}) | ({"retries": retries} if retries else {}),
+            "candidates",
+        )
         workflow = workflow_id(cls.hidden.extra_pnginfo)
-        made = []
+        made, strips = [], []
         for index in range(batch_size):
-            progress.begin(index * steps, batch_size * steps)
             live = LiveAttention(prompt, cls.hidden.unique_id, workflow)
+            strip = LiveCandidates(cls.hidden.unique_id, workflow)
 
-            def on_step(step: int, total: int, preview: Tensor | None, live=live) -> None:
-                live.step(step, total, preview)
+            def on_step(step: int, total: int, preview: Tensor | None, live=live, index=index) -> None:
+                progress.begin(index * total, batch_size * total)
+                # Rows of candidates are no views of the one object that the strip of views shows.
+                live.step(step, total, None if live.report is None else preview)
                 progress(step, total, None if workflow else preview)  # the strip on the page shows the views already
 
             with live, interruptible(model.parts):
@@ -188,24 +222,38 @@ class SampleViews(io.ComfyNode):
                     sampler=None if sampler == "auto" else sampler,
                     focus=prompt.focus,
                     refocus=config,
+                    candidates=starts,
                     progress=on_step,
                     on_report=live.observe,
+                    on_candidates=strip.compared,
                 )
                 live.done(views)
             made.append(views)
+            strips.append(strip.done(views))
+            if missing := missing_words(views.verdicts):
+                log.warning("%s", missing)
             if why := (views.provenance.get("refocus_report") or {}).get("stopped"):
                 log.warning("refocusing rests: %s", why)
         tell(cls, in_force(made[0].provenance))
         comfy.model_management.soft_empty_cache()
-        return io.NodeOutput(made, [views.images for views in made], [views.masks for views in made])
+        return io.NodeOutput(
+            made,
+            [views.images for views in made],
+            [views.masks for views in made],
+            [views.seed for views in made],
+            ui={"gd_verdicts": strips},
+        )
 
 
 def in_force(provenance: dict) -> str:
     """The settings that made the views, for the node."""
     text = f"{provenance['steps']} steps, guidance {provenance['guidance_scale']:g}, {provenance['sampler']}; "
-    refocus = provenance["refocus"]
+    refocus, tried = provenance["refocus"], provenance.get("candidates")
+    if tried is not None:
+        text += f"best of {len(tried['tried'])} candidates, {len(tried['finished'])} finished; "
     if refocus is None:
         return text + "no refocusing"
     share, strength = 100 * refocus["share"], refocus["step_size"]
-    text += f"refocusing {refocus['objective']} in {share:.0f} % of the steps, strength {strength:g}"
+    where = " where there is doubt" if refocus["when"] == "doubtful" else ""
+    text += f"refocusing{where} {refocus['objective']} in {share:.0f} % of the steps, strength {strength:g}"
     return text if refocus["normalise"] else text + " on the raw gradient"

@@ -44,6 +44,13 @@ const ENGLISH = {
   high: "high",
   attention: "attention {attention}",
   attentionOf: "attention {attention} / {threshold}",
+  verdicts: "What the model says of its views",
+  there: "there",
+  doubtful: "doubtful",
+  missing: "missing",
+  uncalibrated: "not calibrated",
+  start: "seed {seed}",
+  won: "seed {seed} goes on",
 };
 
 const CHINESE = {
@@ -90,6 +97,13 @@ const CHINESE = {
   high: "高",
   attention: "注意力 {attention}",
   attentionOf: "注意力 {attention} / {threshold}",
+  verdicts: "模型对其视图的判断",
+  there: "存在",
+  doubtful: "存疑",
+  missing: "缺失",
+  uncalibrated: "未校准",
+  start: "种子 {seed}",
+  won: "种子 {seed} 继续",
 };
 
 /** @returns {(name: string, values?: object) => string} the texts of a locale such as "en" or "zh-TW" */

@@ -2,9 +2,11 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { applyTextReplacements } from "../../scripts/utils.js";
-import { FocusHost } from "./focus_host.mjs";
+import { FocusHost, chain } from "./focus_host.mjs";
+import { nodeAt } from "./focus_graph.mjs";
 import { FocusSeats } from "./focus_seats.mjs";
 import { textsFor } from "./focus_text.mjs";
+import { VerdictStrip, decodeVerdicts } from "./verdict_strip.mjs";
 
 /** What stands upstream of a node changes without a word to it. */
 const LOOK_AGAIN_MS = 700;
@@ -20,8 +22,42 @@ const SLOT_COLOURS = {
 
 const hosts = new Set();
 
+/** Strips by their sampler nodes. */
+const strips = new Map();
+
+function localText() {
+  return textsFor(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
+}
+
+/** A sampler's own strip of verdicts; it shows what was told live, and what the node's last result says. */
+function addStrip(node) {
+  const strip = new VerdictStrip({ text: localText(), onResize: () => node.setDirtyCanvas?.(true, true) });
+  strip.element.prepend(styleSheet());
+  const widget = node.addDOMWidget("verdicts", "GD_VERDICTS", strip.element, {
+    getMinHeight: () => strip.height,
+    getMaxHeight: () => strip.height,
+    hideOnZoom: true,
+    hideInPanel: true,
+    serialize: false,
+  });
+  widget.serialize = false;
+  strips.set(node, strip);
+  chain(node, "onExecuted", (output) => {
+    const results = output?.gd_verdicts;
+    if (Array.isArray(results)) strip.show(decodeVerdicts(results.at(-1)));
+  });
+  chain(widget, "onRemove", () => strips.delete(node));
+}
+
+function tellStrip(payload) {
+  const told = decodeVerdicts(payload);
+  const root = app.rootGraph ?? app.graph;
+  if (!told || (told.workflow !== null && told.workflow !== (root?.id ?? null))) return;
+  strips.get(nodeAt(root, told.node))?.show(told);
+}
+
 function addHost(options) {
-  const text = textsFor(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
+  const text = localText();
   const host = new FocusHost({ app, api, text, ...options });
   host.focus.element.prepend(styleSheet());
   hosts.add(host);
@@ -63,6 +99,7 @@ app.registerExtension({
     api.addEventListener("grounded_dreamer.attention", ({ detail }) => {
       for (const host of hosts) host.receive(detail);
     });
+    api.addEventListener("grounded_dreamer.verdicts", ({ detail }) => tellStrip(detail));
     setInterval(() => document.hidden || lookAgain(), LOOK_AGAIN_MS);
   },
 
@@ -86,6 +123,7 @@ app.registerExtension({
   // As core does for its own nodes that save files: %date:yyyy-MM-dd% and %Node.widget%.
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("GroundedDreamer")) return;
+    if (node.comfyClass === "GroundedDreamerSampleViews") addStrip(node);
     const prefix = node.widgets?.find(({ name }) => name === "filename_prefix");
     if (prefix) prefix.serializeValue = () => applyTextReplacements(app, prefix.value);
   },

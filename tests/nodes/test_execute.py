@@ -48,7 +48,8 @@ def test_a_model_from_the_list_is_ready_for_gradients(model):
 @pytest.mark.parametrize("refocus", [True, False])
 def test_views_are_sampled_with_attention_and_previews(run, model, refocus):
     out = run("SampleViews", model=model, prompt=prompt(run), steps=3, refocus=refocus)
-    (views,), (images,), (masks,) = out.args
+    (views,), (images,), (masks,), (seed,) = out.args
+    assert seed == views.seed == 0
     assert images.shape == (4, 64, 64, 3) and masks.shape == (4, 64, 64)
     assert {"cube", "sphere"} <= set(views.attention)
     assert not images.is_inference() and not images.requires_grad

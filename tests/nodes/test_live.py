@@ -149,3 +149,34 @@ def test_memory_is_bounded(pack):
         live._remember({"workflow": "w", "node": str(index), "prompt": "p", "run": "x"})
     assert len(live._memory) == live.REMEMBERED_RUNS
     assert live.remembered("w", "99", None) and not live.remembered("w", "0", None)
+
+
+def test_the_samplers_strip_is_told_of_candidates_and_keeps_the_verdicts(run, nodes):
+    from server import PromptServer  # noqa: PLC0415
+
+    with torch.inference_mode():
+        model = nodes["LoadMVDream"].execute(model="small", download=False, precision="auto").args[0]
+    prompt = run("FocusPrompt", prompt="a red cube and a blue sphere").args[0]
+    PromptServer.instance.events.clear()
+    out = run("SampleViews", model=model, prompt=prompt, seed=3, steps=4, candidates=3, batch_size=2, refocus=False)
+    told = [data for name, data in PromptServer.instance.events if name == "grounded_dreamer.verdicts"]
+    assert [event["node"] for event in told] == ["7", "7"]
+    for index, (event, views, seed) in enumerate(zip(told, out.args[0], out.args[3], strict=True)):
+        assert [c["seed"] for c in event["candidates"]] == [str(3 + index + k * 1_000_000) for k in range(3)]
+        assert event["winner"] == str(seed) == str(views.seed)
+        assert all(c["views"].startswith("data:image/jpeg;base64,") for c in event["candidates"])
+    kept = out.ui["gd_verdicts"]
+    assert [v["name"] for v in kept[0]["verdicts"]] == ["red cube", "blue sphere"] and len(kept) == 2
+
+
+def test_a_missing_subject_is_told_in_words(run, nodes, monkeypatch, caplog):
+    from dataclasses import replace  # noqa: PLC0415
+
+    with torch.inference_mode():
+        model = nodes["LoadMVDream"].execute(model="small", download=False, precision="auto").args[0]
+    recipe = model.model.recipe
+    lost = replace(recipe.verdict, final=(-9.0, 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr(model.model, "recipe", replace(recipe, verdict=lost))
+    prompt = run("FocusPrompt", prompt="a red cube and a blue sphere").args[0]
+    run("SampleViews", model=model, prompt=prompt, steps=2)
+    assert "'red cube' and 'blue sphere' are probably missing from the views" in caplog.text

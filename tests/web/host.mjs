@@ -138,6 +138,41 @@ export function addNode({ id = 5, prompt = "", focus = "" } = {}) {
   return node;
 }
 
+/** A sampler node, which gets its strip of verdicts when it is created. */
+export function addSampler({ id = 9 } = {}) {
+  const node = new Node(id);
+  node.comfyClass = "GroundedDreamerSampleViews";
+  for (const extension of extensions) extension.nodeCreated?.(node);
+  app.graph.nodes.push(node);
+  return node;
+}
+
+export function sendVerdicts(payload) {
+  api.dispatchEvent(new CustomEvent("grounded_dreamer.verdicts", { detail: payload }));
+}
+
+export function exampleVerdicts(changes = {}) {
+  const said = (...probabilities) =>
+    probabilities.map((probability, index) => ({
+      name: ["red cube", "blue <b>sphere</b>"][index],
+      word: probability >= 0.7 ? "there" : probability < 0.4 ? "missing" : "doubtful",
+      probability,
+      views: [],
+    }));
+  return {
+    v: 1,
+    workflow: "w1",
+    node: "9",
+    winner: "1000000",
+    verdicts: said(0.98, 0.2),
+    candidates: [
+      { seed: "0", score: -1.2, verdicts: said(0.5, 0.6), views: drawView(0) },
+      { seed: "1000000", score: -0.1, verdicts: said(0.98, 0.9), views: "https://elsewhere.test/x.png" },
+    ],
+    ...changes,
+  };
+}
+
 export async function start() {
   for (const extension of extensions) await extension.init?.();
 }
