@@ -63,7 +63,7 @@ class Blob:
             likeliest shape's probability.
         front: the judged cosine of the angle about the vertical between its front and the camera, -1 (from behind) to 1. It
             says something of the shapes in `FRONTED` alone, and below `SIDEWAYS` neither front nor back.
-        touches: the colours of the pieces beside it.
+        touches: the colours of the things beside its own.
     """
 
     color: str
@@ -149,8 +149,8 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
-def _patches(view: Tensor) -> tuple[dict[str, np.ndarray], list[tuple[Tensor, float]]]:
-    """The largest piece of each colour, and for each of them a patch of its thing and the patch's share of the view's height.
+def _patches(view: Tensor) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[tuple[Tensor, float]]]:
+    """Masks of each colour's largest piece and thing, and for each a patch of the thing and the patch's share of the height.
 
     A patch `[5, PATCH, PATCH]` holds the colour's own pixels, other things, each pixel's brightest and darkest channel, and how
     far it is from the background. Other things are painted over with the background.
@@ -177,7 +177,8 @@ def _patches(view: Tensor) -> tuple[dict[str, np.ndarray], list[tuple[Tensor, fl
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].float()
         patch = F.grid_sample(torch.from_numpy(planes)[None], grid, padding_mode="border", align_corners=False)
         patches.append((F.avg_pool2d(patch, fine)[0], float(side / height)))
-    return {color: largest for color, (largest, _) in pieces.items()}, patches
+    masks = {c: (largest, thing) for (c, (largest, _)), (_, thing) in zip(pieces.items(), things, strict=True)}
+    return masks, patches
 
 
 class Network(nn.Module):
@@ -225,11 +226,11 @@ def judge_views(views: Tensor | Sequence[Tensor]) -> list[dict[str, Blob]]:
     cosines = iter(torch.cat([fronts for _, fronts in answers]).tolist())
     result = []
     for masks, _ in seen:
-        grown = {color: ndimage.binary_dilation(mask, iterations=2) for color, mask in masks.items()}
+        grown = {color: ndimage.binary_dilation(thing, iterations=2) for color, (_, thing) in masks.items()}
         blobs = {}
-        for color, mask in masks.items():
+        for color, (mask, _) in masks.items():
             rows, columns = np.nonzero(mask)
-            touches = frozenset(o for o, m in masks.items() if o != color and (grown[color] & m).any())
+            touches = frozenset(o for o, (_, thing) in masks.items() if o != color and (grown[color] & thing).any())
             p, middle = next(probabilities), (float(columns.mean()), float(rows.mean()))
             best = int(p[:-1].argmax())
             shape = CLASSES[best] if p[best] >= SURE else ""
