@@ -4,6 +4,7 @@
     python -m tools.bench_candidates --scenes 200 --out DIR       the test: sample and judge (any device), then tables
     python -m tools.bench_candidates --split dev --sets two_held_out --scenes 40 --out DEV
     python -m tools.bench_candidates --summary --out DIR          only the tables of what DIR holds
+    python -m tools.bench_candidates --real-size 2 10 --out DIR   a verdict and an update at MVDream's size, random weights
 
 Every start of every prompt is sampled to the end and judged once (`tools.tiny.judge`); what candidates, retries and an oracle
 would have chosen, and what it would have cost, follows from that. Refocused samples are made where an arm has them. Lines of
@@ -23,11 +24,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from gd_core.attention import Focus, RefocusConfig, Refocuser
 from gd_core.benchmark.statistics import paired_difference, wilson_interval
 from gd_core.calibration import area_under_curve, probabilities, reliability
-from gd_core.diffusion import load_mvdream
+from gd_core.diffusion import load_mvdream, predict_noise
+from gd_core.diffusion.denoising import Pass
 from gd_core.diffusion.model import MVDream
+from gd_core.diffusion.prompts import encode_prompt
+from gd_core.diffusion.random_weights import random_mvdream
 from gd_core.diffusion.sampling import candidate_seeds, sample_objects
+from gd_core.diffusion.verdict import Witness
 from gd_core.settings.candidates import CandidateConfig
 from gd_core.settings.verdict import VerdictConfig
 from gd_core.verdicts import MISSING, THERE
@@ -35,6 +41,7 @@ from tools.tiny.judge import judge, solids_of_prompt
 from tools.tiny.measure import SETS, prompts_of, seeds_of
 
 PLAIN, TODAY, DOUBTFUL = "plain", "refocus", "doubtful"  # without refocusing, with it in every sample, where there is doubt
+NOUNS = ("corgi", "teapot", "kite", "chair", "lamp", "boat", "guitar", "hat", "bicycle", "cactus")
 SEVERAL = [name for name, (count, *_) in SETS.items() if count > 1]
 
 
@@ -241,6 +248,31 @@ def measure_time(model: MVDream, names: Sequence[str], prompts: int, split: str)
     return seconds | {"early": early, "rest": seconds["one"] - early, "prompts": len(jobs) - 1}
 
 
+@torch.no_grad()
+def real_size(model: MVDream, count: int) -> dict:
+    """CPU seconds of a guided step, of one verdict on so many subjects and of one update of refocusing for them."""
+    conditioning, latents, timestep = model.default_cameras().conditioning(), torch.randn(4, 4, 32, 32), torch.tensor(500)
+    prompt = encode_prompt(model, " and ".join(f"a {noun}" for noun in NOUNS[:count]))
+    focus = Focus.of_subjects(prompt.text).locate(prompt.text, prompt.words, prompt.end_token)
+
+    def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return predict_noise(model.unet, z, t, prompt.embeddings, conditioning, 4)
+
+    witness = Witness(model, [prompt], conditioning, VerdictConfig(at=(1.0,)), steps=1)
+    refocuser = Refocuser(model.unet, predict, [focus], replace(RefocusConfig(), share=1.0), num_views=4, steps=1)
+    work = {
+        "guided step": lambda: (predict(latents, timestep), predict(latents, timestep)),
+        "verdict": lambda: witness(Pass(0, timestep, 0.3, latents, latents)),
+        "update": lambda: refocuser(0, latents, timestep, 0.3),
+    }
+    seconds = {"subjects": count}
+    for name, of in work.items():
+        start = time.process_time()
+        of()
+        seconds[name] = round(time.process_time() - start, 2)
+    return seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
@@ -255,11 +287,17 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="samples made together")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--time", type=int, metavar="PROMPTS", help="only measure CPU seconds, on so many prompts of each set")
+    parser.add_argument("--real-size", type=int, nargs="+", metavar="SUBJECTS", help="only the cost at MVDream's size (8 GB)")
     parser.add_argument("--summary", action="store_true", help="only the tables")
     parser.add_argument("--out", type=Path, required=True, help="folder")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.real_size:
+        model = random_mvdream(torch.float32)
+        for count in args.real_size:
+            print(json.dumps(real_size(model, count)), flush=True)
+        return
     model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=args.lora)
     if args.recipe:
         model = replace(model, recipe=type(model.recipe).from_json(args.recipe.read_text(), model.recipe))
