@@ -1,0 +1,61 @@
+"""What the benchmark of candidates derives from judged samples, on samples whose answer is known."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gd_core.settings.verdict import VerdictConfig
+from tools.bench_candidates import DOUBTFUL, PLAIN, TODAY, Prompt, Rows, compare, markdown, of_verdicts
+
+CONFIG = VerdictConfig(early=(0.0, 1.0, 0.0, 0.0, 0.0), final=(0.0, 1.0, 0.0, 0.0, 0.0))
+SECONDS = {PLAIN: 10.0, TODAY: 13.0, DOUBTFUL: 14.5, "early": 1.5, "rest": 9.0}
+
+
+def row(index, k, lift, there, arm=PLAIN, acted=False):
+    features = [[lift, 0, 0, 0], [3.0, 0, 0, 0]]
+    return {
+        "set": "two", "index": index, "arm": arm, "k": k, "all": there, "in_three": there, "same_content": True,
+        "there": [there, True], "early": features, "final": features, "acted": acted,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """Ten prompts with three candidates: the first misses a subject and says so, the third is whole and surest."""
+    rows = Rows(tmp_path / "rows.jsonl")
+    for i in range(10):
+        rows.add([row(i, 0, -3.0, False), row(i, 1, 1.0, i < 5), row(i, 2, 3.0, True)])
+        rows.add([row(i, 0, 0.0, i < 2, TODAY, True), row(i, 0, 0.0, i < 2, DOUBTFUL, True), row(i, 2, 3.0, True, DOUBTFUL)])
+    return [Prompt(rows, "two", i, CONFIG, 3) for i in range(10)]
+
+
+def test_arms_and_what_they_cost(prompts):
+    arms = {arm["arm"]: arm for arm in compare(prompts, SECONDS, 3)}
+    assert {name: arm["all"]["value"] for name, arm in arms.items()} == pytest.approx({
+        "plain": 0.0, "plain with a verdict": 0.0, "today's refocusing": 0.2, "2 candidates": 0.5, "3 candidates": 1.0,
+        "refocusing where in doubt": 0.2, "3 candidates, refocusing where in doubt": 1.0, "2 candidates, retries": 0.5,
+        "3 candidates, retries": 1.0, "oracle of 2": 0.5, "oracle of 3": 1.0,
+    })  # fmt: skip
+    assert arms["plain with a verdict"]["time"] == pytest.approx(1.05)
+    assert arms["3 candidates"]["time"] == pytest.approx(1.35)
+    assert arms["refocusing where in doubt"]["time"] == pytest.approx(1.45), "it acts on all ten"
+    assert arms["3 candidates, refocusing where in doubt"]["time"] == pytest.approx(1.35), "it acts on none"
+    assert arms["3 candidates"]["all"]["gained"] == 10 and arms["3 candidates"]["all"]["p"] == pytest.approx(2 / 2**10)
+
+
+def test_retries_finish_the_next_best_while_something_is_missing(prompts):
+    first = prompts[0]
+    assert first.order(3) == [2, 1, 0] and first.retried(3, 2) == (first.rows[2], 1)
+    assert first.retried(1, 0) == (first.rows[0], 1)
+    assert first.doubted(0) and not first.doubted(2)
+
+
+def test_a_run_goes_on_from_its_rows_and_tables_are_written(tmp_path, prompts):
+    rows = Rows(tmp_path / "rows.jsonl")
+    assert len(rows.rows) == 60
+    verdicts = of_verdicts([r for p in prompts for r in p.rows], CONFIG)
+    assert verdicts["missing"] == 15 and verdicts["early"]["area"] > 0.9
+    table = markdown("two", compare(prompts, SECONDS, 3), verdicts)
+    assert "| 3 candidates | 1.35 | 1.000" in table and json.dumps(verdicts)
