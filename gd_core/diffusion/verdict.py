@@ -1,8 +1,9 @@
 """A verdict for each subject of a prompt, from the model alone: no judge, no CLIP.
 
-At a few steps of sampling the model is also asked for the views with each subject left out of the prompt. How much better the
-whole prompt then explains what the views become is the subject's lift (after CompLift, 2505.13740, which leaves out the whole
-prompt). With the attention that the subject's noun gets, a small logistic regression turns it into a probability.
+At a few steps of sampling the model is also asked for the views of a rival prompt for each subject: without it, or with another
+subject's description on it. How much better the prompt itself explains what the views become is the subject's lift (after
+CompLift, 2505.13740, which leaves out the whole prompt). With the attention that the subject's noun gets, a small logistic
+regression turns it into a probability.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..attention import Focus, RefocusConfig
-from ..attention.leave_out import without_subject
 from ..attention.objectives import word_presence
+from ..attention.rival_prompts import with_others_description, without_subject
 from ..attention.subjects import noun_phrases
 from ..settings.verdict import FEATURES, VerdictConfig
 from ..subject_masks import named_subjects
@@ -30,7 +31,7 @@ from .prompts import PromptEmbedding, encode_prompt
 
 
 class Witness:
-    """Asks for each subject's absence at some steps of the sampling of B objects, and judges what became of the subjects.
+    """Asks for each subject's rival prompt at some steps of the sampling of B objects, and judges what became of the subjects.
 
     Args:
         prompts: encoded, one an object.
@@ -42,9 +43,9 @@ class Witness:
         self, model: MVDream, prompts: Sequence[PromptEmbedding], conditioning: Tensor, config: VerdictConfig, *, steps: int
     ):
         self.model, self.conditioning, self.config, self.num_views = model, conditioning, config, len(conditioning)
-        self.subjects = [Subjects(model, prompt) for prompt in prompts]
+        self.subjects = [Subjects(model, prompt, config.ask) for prompt in prompts]
         self.at = {steps_of(share, steps) - 1 for share in config.at}
-        self._seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # x0 with the whole prompt, and without each
+        self._seen: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # x0 for the prompt, and for each rival
 
     def __call__(self, seen: Pass) -> None:
         if seen.step not in self.at:
@@ -52,12 +53,12 @@ class Witness:
         kind = self.model.scheduler.config.prediction_type
         whole = predicted_x0(seen.conditional, seen.latents, seen.alpha, kind).float().unflatten(0, (-1, self.num_views))
         for i, (subjects, latents) in enumerate(zip(self.subjects, seen.latents.split(self.num_views), strict=True)):
-            without = []
-            for context in subjects.left_out:  # one after the other: no more memory than a guided step needs
+            rivals = []
+            for context in subjects.rivals:  # one after the other: no more memory than a guided step needs
                 out = predict_noise(self.model.unet, latents, seen.timestep, context, self.conditioning, self.num_views)
-                without.append(predicted_x0(out, latents, seen.alpha, kind).float())
-            if without:
-                self._seen[i].append((whole[i], torch.stack(without)))
+                rivals.append(predicted_x0(out, latents, seen.alpha, kind).float())
+            if rivals:
+                self._seen[i].append((whole[i], torch.stack(rivals)))
 
     def of(self, index: int) -> Witness:
         """What was seen of the `index`-th object alone."""
@@ -93,9 +94,9 @@ class Witness:
         if not self._seen[index]:
             return [], []
         lifts = []
-        for whole, without in self._seen[index]:
+        for whole, rivals in self._seen[index]:
             error = (whole - clean).square().sum((1, 2, 3))
-            lifts.append(((without - clean).square().sum((2, 3, 4)) / error.clamp(min=1e-12)).log())
+            lifts.append(((rivals - clean).square().sum((2, 3, 4)) / error.clamp(min=1e-12)).log())
         lift = torch.stack(lifts).mean(0)  # [subjects, V]
         present = torch.zeros_like(lift) if maps is None else self.subjects[index].presence(maps).T.to(lift)
         rows = torch.stack((lift.mean(1), lift.amin(1), present.mean(1), present.amin(1)), dim=1)
@@ -112,19 +113,24 @@ class Subjects:
     """The subjects of one prompt.
 
     Attributes:
-        named: key and name of each, see `named_subjects`. left_out: `[1, 77, C]`, the prompt encoded without each.
+        named: key and name of each, see `named_subjects`. rivals: `[1, 77, C]` of each, its rival prompt encoded.
     """
 
-    def __init__(self, model: MVDream, prompt: PromptEmbedding):
+    def __init__(self, model: MVDream, prompt: PromptEmbedding, ask: str):
         phrases = noun_phrases(prompt.text)
         self.named = named_subjects([(p.noun.key, " ".join(w.text for w in (*p.modifiers, p.noun))) for p in phrases])
-        self._encode = lambda phrase: encode_prompt(model, without_subject(prompt.text, phrase)).embeddings
-        self._phrases = phrases
+        self._model, self._prompt, self._phrases, self._ask = model, prompt, phrases, ask
         self._focus = Focus.of_subjects(prompt.text).locate(prompt.text, prompt.words, prompt.end_token)
 
     @cached_property
-    def left_out(self) -> list[Tensor]:
-        return [self._encode(phrase) for phrase in self._phrases]
+    def rivals(self) -> list[Tensor]:
+        return [encode_prompt(self._model, self._rival(i)).embeddings for i in range(len(self._phrases))]
+
+    def _rival(self, index: int) -> str:
+        text, exchanged = self._prompt.text, None
+        if self._ask == "exchanged":
+            exchanged = with_others_description(text, self._phrases, index)
+        return without_subject(text, self._phrases[index]) if exchanged is None else exchanged
 
     def presence(self, maps: Float[Tensor, "V h w tokens"]) -> Float[Tensor, "V n"]:
         """How present each subject is in the attention of each view, 0..1."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .reading import check_ranges
 
+ASK = ("left out", "exchanged")
 FEATURES = ("lift", "lift_worst", "presence", "presence_worst")
 """What is known of a subject: how much better the model explains the views with it in the prompt than without, and the
 attention that it gets; each as the mean over the views and in the worst of them."""
@@ -16,8 +18,10 @@ class VerdictConfig:
     """How a subject's verdict is reached. `python -m gd_core calibrate` finds the coefficients of a model.
 
     Attributes:
-        at: shares of the steps, 0 to 1, at which the model is also asked for the views with each subject left out of the
-            prompt: one more pass a subject for each, beside the two of a guided step. None: no verdicts.
+        at: shares of the steps, 0 to 1, at which the model is also asked for the views of each subject's rival prompt: one
+            more pass a subject for each, beside the two of a guided step. None: no verdicts.
+        ask: what a rival prompt is: "left out", the prompt without the subject; or "exchanged", the prompt with another
+            subject's description on it, and without the subject where there is none to exchange.
         early, final: coefficients of a logistic regression on `FEATURES`, the constant first: of candidates, and of views
             that are done. None: not calibrated; then the lift alone decides, no probability is given, and nothing is called
             missing.
@@ -26,6 +30,7 @@ class VerdictConfig:
     """
 
     at: tuple[float, ...] = (0.12, 0.7)
+    ask: Literal["left out", "exchanged"] = "left out"
     early: tuple[float, ...] = ()
     final: tuple[float, ...] = ()
     calibrated_on: str = ""
@@ -33,6 +38,8 @@ class VerdictConfig:
     there: float = 0.7
 
     def __post_init__(self) -> None:
+        if self.ask not in ASK:
+            raise ValueError(f"the verdict's ask must be one of {', '.join(ASK)}, got '{self.ask}'")
         check_ranges(self, {"missing": (0, 1), "there": (0, 1)}, "the verdict's")
         if not all(0 <= share <= 1 for share in self.at) or list(self.at) != sorted(set(self.at)):
             raise ValueError(f"the verdict's at must be shares of the steps between 0 and 1, rising, got {self.at}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gd_core.attention import RefocusConfig
-from gd_core.attention.leave_out import without_subject
+from gd_core.attention.rival_prompts import with_others_description, without_subject
 from gd_core.attention.subjects import noun_phrases
 from gd_core.diffusion import SAMPLERS, sample_objects, sample_views
 from gd_core.diffusion import sampling as sampling_module
@@ -43,6 +43,36 @@ def model(tmp_path_factory):
 )
 def test_a_prompt_without_one_of_its_subjects(prompt, expected):
     assert [without_subject(prompt, phrase) for phrase in noun_phrases(prompt)] == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a red cube next to a blue sphere", ["a blue cube next to a blue sphere", "a red cube next to a red sphere"]),
+        ("an orange toy cone and a green ball", ["a green cone and a green ball", "an orange toy cone and an orange toy ball"]),
+        (
+            "a red cube, a red ball and a big cone",
+            ["a big cube, a red ball and a big cone", "a red cube, a big ball and a big cone"]
+            + ["a red cube, a red ball and a red cone"],
+        ),
+        ("a red cube and a red ball", [None, None]),
+        ("a red cube and a ball", [None, None]),
+        ("a cube", [None]),
+    ],
+)  # fmt: skip
+def test_a_prompt_with_anothers_description(prompt, expected):
+    phrases = noun_phrases(prompt)
+    assert [with_others_description(prompt, phrases, i) for i in range(len(phrases))] == expected
+
+
+def test_what_is_asked_is_another_lift(model):
+    left_out, exchanged = (
+        sample_views(model, PROMPT, seed=0, verdict=VerdictConfig(at=(0.25,), ask=ask)) for ask in ("left out", "exchanged")
+    )
+    assert left_out.verdicts[0].views != exchanged.verdicts[0].views
+    asks = ("left out", "exchanged")
+    bare = [sample_views(model, "a cube and a sphere", seed=0, verdict=VerdictConfig(ask=ask)) for ask in asks]
+    assert bare[0].verdicts == bare[1].verdicts, "nothing to exchange: left out"
 
 
 def test_every_subject_has_a_verdict_that_is_saved_with_the_views(model, tmp_path):

@@ -1,13 +1,33 @@
-"""The prompt without one of its subjects: what a verdict compares the whole prompt with."""
+"""What a verdict compares a prompt with: the same without one of its subjects, or with another one's description on it."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Sequence
 
 from .closed_words import AUXILIARIES, CONJUNCTIONS, DETERMINERS, PREPOSITIONS
 from .subjects import NounPhrase
 from .words import Word, clean_text, placed_words
 
+_ARTICLE = re.compile(r"\ban? $")
 _RELATIONS = {"next", "top", "front", "side", "left", "right", "back", "middle", "close", "far"}  # "next to", "on top of"
 _JOINERS = PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | DETERMINERS | _RELATIONS
+
+
+def with_others_description(prompt: str, phrases: Sequence[NounPhrase], index: int) -> str | None:
+    """`prompt` with the adjectives of another subject, the next one that has different ones, in place of the `index`-th
+    subject's own: "a blue cube next to a blue sphere". None where there are none to exchange."""
+    own = phrases[index]
+    others = [*phrases[index + 1 :], *phrases[:index]]
+    texts = [[word.text for word in other.modifiers] for other in others]
+    other = next((text for text in texts if text and text != [word.text for word in own.modifiers]), None)
+    if other is None or not own.modifiers:
+        return None
+    text = clean_text(prompt)
+    place = {word.key: (start, end) for word, start, end in placed_words(text)}
+    start, end = place[own.modifiers[0].key][0], place[own.modifiers[-1].key][1]
+    before = _ARTICLE.sub("an " if other[0][0] in "aeiou" else "a ", text[:start])
+    return before + " ".join(other) + text[end:]
 
 
 def without_subject(prompt: str, phrase: NounPhrase) -> str:
