@@ -162,11 +162,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--steps", type=int, default=500, help="of each fit")
     parser.add_argument("--sampled", action="store_true", help="views from prompts instead of the truth's")
-    parser.add_argument("--out", type=Path, help="JSON lines, one a scene")
+    parser.add_argument("--out", type=Path, help="JSON lines, one a scene; scenes that it holds are not made again")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model, rows = load_mvdream(args.model, device="cpu"), []
+    model = load_mvdream(args.model, device="cpu")
+    rows = [json.loads(line) for line in args.out.open()] if args.out and args.out.exists() else []
+    done = {row["scene"] for row in rows}
     for index in range(args.first, args.first + args.scenes):
+        if index in done:
+            continue
         started = time.process_time()
         row = run_scene(model, index, args.sampled, args.steps)
         rows.append(row | {"cpu_seconds": round(time.process_time() - started, 1)})
@@ -176,10 +180,11 @@ def main() -> None:
                 file.write(json.dumps(rows[-1]) + "\n")
     for name, chosen in (("apart", [r for r in rows if not r["touching"]]), ("touching", [r for r in rows if r["touching"]])):
         if chosen:
-            right, psnr = np.mean([r["right"] for r in chosen]), np.min([r["psnr"] for r in chosen])
+            right, lowest = (f([r["right"] for r in chosen]) for f in (np.mean, np.min))
+            psnr = np.min([r["psnr"] for r in chosen])
             closed, volume = np.mean([r["watertight"] for r in chosen]), np.max([r["volume_error"] for r in chosen])
             print(
-                f"{name}: {len(chosen)} scenes, surface labelled right {right:.3f}, parts watertight {closed:.3f}, "
+                f"{name}: {len(chosen)} scenes, surface labelled right {right:.3f} (lowest {lowest:.3f}), parts watertight {closed:.3f}, "
                 f"volume error at most {volume:.4f}, PSNR to the unsplit mesh at least {psnr:.1f} dB"
             )
 
