@@ -184,8 +184,9 @@ def main() -> None:
             psnr = np.min([r["psnr"] for r in chosen])
             closed, volume = np.mean([r["watertight"] for r in chosen]), np.max([r["volume_error"] for r in chosen])
             print(
-                f"{name}: {len(chosen)} scenes, surface labelled right {right:.3f} (lowest {lowest:.3f}), parts watertight {closed:.3f}, "
-                f"volume error at most {volume:.4f}, PSNR to the unsplit mesh at least {psnr:.1f} dB"
+                f"{name}: {len(chosen)} scenes, surface labelled right {right:.3f} (lowest {lowest:.3f}), "
+                f"parts watertight {closed:.3f}, volume error at most {volume:.4f}, "
+                f"PSNR to the unsplit mesh at least {psnr:.1f} dB"
             )
 
 
