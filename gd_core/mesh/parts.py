@@ -2,12 +2,14 @@
 
 The cut runs where the shares of two labels are equal, through the triangles, so that the outside stays what it was. Each part
 is then closed over the cut by the triangulation of least area (Barequet and Sharir 1995), the same from both sides: the parts
-fill what the whole filled. Where three labels meet along one line the lids differ, and may leave a gap inside.
+fill what the whole filled. Where three labels meet on the surface, each side's cut ends: the lids are drawn to straight lines
+between such points, which all three share. Four labels around one point may leave a gap inside, the tetrahedron of those lines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -50,11 +52,13 @@ def split_by_labels(vertices: Vertices, faces: Faces, normals: Vertices, shares:
     nothing = np.zeros((0, 3), np.float32)
     parts = Parts(nothing, nothing, nothing.astype(np.int64), np.zeros(0, int), np.zeros(0, bool), [], [], [])
     collected = []
+    corners = np.unique(np.stack((faces.ravel(), np.repeat(label, 3)), axis=1), axis=0)[:, 0]
+    fork = np.bincount(corners, minlength=len(vertices)) > 2
     for number, which in enumerate(np.unique(label)):
         used, own = np.unique(faces[label == which], return_inverse=True)
         own = own.reshape(-1, 3)
         points = vertices[used]
-        lids = [close(points, np.array(loop)) for loop in boundary_loops(own)]
+        lids = [close_between(points, np.array(loop), fork[used]) for loop in boundary_loops(own)]
         whole = np.concatenate([own, *lids])
         parts.labels.append(int(which))
         parts.watertight.append(find_defects(whole).watertight)
@@ -152,6 +156,17 @@ def cut(
         np.concatenate((plain, np.array(new_faces, np.int64))),
         np.concatenate((label[plain[:, 0]], np.array(new_labels))),
     )
+
+
+def close_between(points: Vertices, loop: Int[np.ndarray, " n"], fork: Bool[np.ndarray, " N"]) -> Faces:
+    """Close each stretch of a loop between two points where three parts meet by a lid of its own: two parts share it."""
+    ends = np.flatnonzero(fork[loop])
+    if len(ends) < 2:
+        return close(points, loop)
+    around = np.roll(loop, -ends[0])
+    stops = [*(ends - ends[0]), len(loop)]
+    stretches = [np.append(around, around[0])[start : stop + 1] for start, stop in pairwise(stops)]
+    return np.concatenate([close(points, outline) for outline in (*stretches, loop[ends]) if len(outline) > 2])
 
 
 def close(points: Vertices, loop: Int[np.ndarray, " n"]) -> Faces:

@@ -8,6 +8,7 @@ from hypothesis import given, strategies
 
 from gd_core.mesh import MeshConfig, extract_mesh, surface
 from gd_core.mesh.parts import close, split_by_labels, without_islands
+from gd_core.nerf.labels import LabelGrid
 from tools.mesh_scenes import SolidScene
 
 from .conftest import TOUCHING, LabelledScene
@@ -44,6 +45,16 @@ def test_three_labels_around_a_corner_give_three_closed_parts():
     shares = np.stack([np.cos(a) * vertices[:, 0] + np.sin(a) * vertices[:, 1] for a in angles], axis=1)
     parts = split_by_labels(vertices, faces, normals, shares)
     assert parts.labels == [0, 1, 2] and all(parts.watertight)
+    assert sum(parts.volumes) == pytest.approx(whole_volume(vertices, faces), rel=1e-4)  # no gap along the line inside
+
+
+def test_four_labels_around_a_point_give_four_closed_parts():
+    vertices, faces, normals = ball()
+    shares = vertices @ np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32).T
+    parts = split_by_labels(vertices, faces, normals, shares)
+    assert len(parts.labels) == 4 and all(parts.watertight)
+    whole = whole_volume(vertices, faces)
+    assert 0.8 * whole < sum(parts.volumes) < whole  # a ball's tetrahedron is an eighth of it
 
 
 def test_a_label_without_surface_gives_no_part_and_one_label_gives_the_whole():
@@ -90,11 +101,21 @@ def test_words_become_closed_named_nodes_that_look_like_the_whole(color, tmp_pat
         assert part.is_watertight
 
 
+class FlatScene(SolidScene):
+    """What is left of a field whose views had flat maps."""
+
+    label_names = ("red cube", "blue sphere")
+    label_grid = LabelGrid(label_names)
+    provenance = {"labels": {"note": "the attention maps of the subjects are flat"}}
+
+
 def test_a_field_without_labels_says_what_to_do_before_anything_runs():
     def refuse(*_):
         raise AssertionError("work began")
 
     with pytest.raises(ValueError, match="choose parts 'pieces' or 'none'"):
         extract_mesh(SolidScene(TOUCHING), MeshConfig(parts="words"), refuse)
+    with pytest.raises(ValueError, match="maps of the subjects are flat"):
+        extract_mesh(FlatScene(TOUCHING), MeshConfig(parts="words"), refuse)
     with pytest.raises(ValueError, match="parts must be one of"):
         MeshConfig(parts="letters")
