@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from ..nerf.hull import project
+from ..settings.mesh import MAX_UNWRAP_FACES
 from ..views import Progress, ViewSet
 from .raster import depth_maps
 from .settings import MIN_AGREEMENT
@@ -54,13 +55,19 @@ def project_views(
         the mesh; `report` has `agreement`, `seen` (share of the texels that some view sees) and the placement.
 
     Raises:
-        ValueError: the silhouettes do not agree, a view is empty, or the mesh cannot be unwrapped.
+        ValueError: the silhouettes do not agree, a view is empty, or the mesh has too many faces to unwrap.
     """
     if not 16 <= texture_size <= 8192:
         raise ValueError(f"texture_size must be 16 to 8192 texels, got {texture_size}")
     tell = progress or (lambda step, total, preview: None)
     views = replace(views, images=views.images.cpu(), masks=views.masks.cpu(), cameras=views.cameras.to("cpu"), attention={})
     vertices, faces = mesh.vertices.numpy(), mesh.faces.numpy()
+    uvs = _own_uvs(mesh, texture_size)
+    if uvs is None and len(faces) > MAX_UNWRAP_FACES:
+        raise ValueError(
+            f"the mesh has {len(faces)} faces and no UVs that can hold a texture, and it can be unwrapped up to "
+            f"{MAX_UNWRAP_FACES}: make it smaller first, as core's Decimate Mesh does"
+        )
     placement = place(vertices, faces, views, lambda step, total, preview: tell(step, 2 * total, preview))
     if placement.agreement < min_agreement:
         raise ValueError(
@@ -68,7 +75,6 @@ def project_views(
             f"union), {min_agreement:.2f} is needed. Give views of the same object, with masks"
         )
     check = lambda: tell(3, 4, None)  # noqa: E731
-    uvs = _own_uvs(mesh, texture_size)
     if uvs is None:
         source, faces, uvs = unwrap(vertices, faces, mesh.normals.numpy(), texture_size, check)
     else:

@@ -12,6 +12,7 @@ from PIL import Image
 from gd_core.mesh import from_gltf_tensors, load_mesh
 from gd_core.mesh.surface import vertex_normals
 from gd_core.mesh.triangle_mesh import TriangleMesh
+from tests.mesh.test_project import plain
 
 
 def box(textured: bool) -> TriangleMesh:
@@ -101,6 +102,13 @@ def test_what_moves_is_left_out_and_said(tmp_path):
     path.write_bytes(head + text + rest)
     mesh = load_mesh(path)
     assert mesh.report["left_out"] == ["animations", "skins"] and len(mesh.faces) == 12
+
+
+def test_a_million_faces_are_read(tmp_path):
+    vertices, faces = plain(1000)
+    trimesh.Trimesh(vertices, faces, process=False).export(tmp_path / "large.ply")
+    mesh = load_mesh(tmp_path / "large.ply")
+    assert len(mesh.faces) == 1_000_000 and mesh.vertices.abs().max() == 1
 
 
 def written(tmp_path, kind: str):

@@ -120,6 +120,24 @@ def test_views_of_another_object_are_refused(other, three):
         project_views(mesh_of(vertices, faces), other, texture_size=64)
 
 
+def test_a_million_faces_are_refused_before_any_work(three):
+    def refuse(*_):
+        raise AssertionError("work began")
+
+    with pytest.raises(ValueError, match="has 1000000 faces and no UVs .* Decimate Mesh"):
+        project_views(mesh_of(*plain(1000)), three[2], progress=refuse)
+
+
+def plain(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A square of `side` * `side` triangles in `z = 0`."""
+    columns, rows = side + 1, side // 2 + 1
+    x, y = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(-1, 1, rows))
+    vertices = np.stack((x, y, np.zeros_like(x)), axis=-1).reshape(-1, 3).astype(np.float32)
+    corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
+    a, b, c, d = corner, corner + 1, corner + columns, corner + columns + 1
+    return vertices, np.concatenate((np.stack((a, b, c), 1), np.stack((b, d, c), 1)))
+
+
 def test_an_empty_view_and_a_bad_size_are_named(three):
     vertices, faces, views = three
     empty = replace(views, masks=views.masks * torch.tensor([1.0, 1.0, 0.0, 1.0])[:, None, None])
