@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import comfy.model_management
-import folder_paths
 import torch
 from comfy_api.latest import io
 
@@ -14,7 +11,7 @@ from ..gd_core.nerf import RadianceField, load_field
 from ..gd_core.pictures import SHOWS, rendered_picture
 from ..gd_core.viewer_camera import camera_of_viewer, turned_about
 from .border import NodeProgress, at_the_border, interruptible
-from .files import new_output, refuse_prefix
+from .files import OffersFiles, new_output, refuse_prefix
 from .types import CATEGORY, GDField
 
 FIELD_SUFFIX = ".field.safetensors"
@@ -120,16 +117,11 @@ class SaveField(io.ComfyNode):
         return io.NodeOutput(field, ui={"files": [shown]})
 
 
-def saved_fields() -> list[str]:
-    """Field files below the output and input folders, named as core annotates files."""
-    found = []
-    for kind, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
-        names = sorted(path.relative_to(root).as_posix() for path in Path(root).rglob(f"*{FIELD_SUFFIX}"))
-        found += [f"{name} [{kind}]" for name in names]
-    return found
+class LoadField(OffersFiles, io.ComfyNode):
+    SUFFIXES = (FIELD_SUFFIX,)
+    KIND = "field"
+    REMEDY = "save one with Save Field first"
 
-
-class LoadField(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -141,7 +133,7 @@ class LoadField(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=saved_fields(),
+                    options=cls.files(),
                     tooltip=f"Files that end in {FIELD_SUFFIX}, in ComfyUI's output and input folders. Press R to look again.",
                 )
             ],
@@ -149,19 +141,6 @@ class LoadField(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file=None) -> bool | str:
-        if file is not None and file not in saved_fields():
-            return f"there is no field file '{file[:200]}': choose one from the list, or save one with Save Field first"
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, file=None):
-        return file if file not in saved_fields() else Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
-
-    @classmethod
     @at_the_border
     def execute(cls, file: str) -> io.NodeOutput:
-        valid = cls.validate_inputs(file)
-        if valid is not True:
-            raise ValueError(valid)
-        return io.NodeOutput(load_field(folder_paths.get_annotated_filepath(file), comfy.model_management.get_torch_device()))
+        return io.NodeOutput(load_field(cls.path_of(file), comfy.model_management.get_torch_device()))

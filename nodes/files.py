@@ -1,4 +1,4 @@
-"""Where nodes may write: ComfyUI's output folder for results, its temp folder for checkpoints."""
+"""Where nodes may write: ComfyUI's output folder for results, its temp folder for checkpoints. And what they offer to load."""
 
 from __future__ import annotations
 
@@ -39,6 +39,42 @@ def new_output(filename_prefix: str, suffix: str) -> tuple[Path, dict[str, str]]
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, folder_paths.get_output_directory())
     filename = f"{name}_{counter:05}_{suffix}"
     return Path(folder) / filename, {"filename": filename, "subfolder": subfolder, "type": "output"}
+
+
+class OffersFiles:
+    """A node whose input `file` lists the files below the output and input folders, named as core annotates them.
+
+    `SUFFIXES`: what their names end in, small letters. `KIND`, `REMEDY`: what a refusal calls one, and how to get one.
+    """
+
+    SUFFIXES: tuple[str, ...]
+    KIND: str
+    REMEDY: str
+
+    @classmethod
+    def files(cls) -> list[str]:
+        found = []
+        for kind, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
+            paths = (path for path in Path(root).rglob("*") if path.name.lower().endswith(cls.SUFFIXES))
+            found += [f"{name} [{kind}]" for name in sorted(path.relative_to(root).as_posix() for path in paths)]
+        return found
+
+    @classmethod
+    def validate_inputs(cls, file=None) -> bool | str:
+        if file is not None and file not in cls.files():
+            return f"there is no {cls.KIND} file '{file[:200]}': choose one from the list, or {cls.REMEDY}"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file=None):
+        return file if file not in cls.files() else Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+
+    @classmethod
+    def path_of(cls, file: str) -> str:
+        valid = cls.validate_inputs(file)
+        if valid is not True:
+            raise ValueError(valid)
+        return folder_paths.get_annotated_filepath(file)
 
 
 def checkpoint_path(kind: str, *inputs) -> Path | None:

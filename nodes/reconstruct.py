@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import folder_paths
 import torch
 from comfy_api.latest import Types, io
 
@@ -13,6 +10,7 @@ from ..gd_core.mesh.settings import MESH_SUFFIXES, MIN_AGREEMENT
 from ..gd_core.view_names import AZIMUTH_FROM_FRONT, HUNYUAN_MARGIN, named_pictures
 from ..gd_core.views import ViewSet
 from .border import NodeProgress, at_the_border, while_listening
+from .files import OffersFiles
 from .types import CATEGORY, GDViews
 
 
@@ -63,16 +61,11 @@ class ViewsByName(io.ComfyNode):
         return io.NodeOutput(*(image[None] for image, _ in made.values()), torch.stack([mask for _, mask in made.values()]))
 
 
-def mesh_files() -> list[str]:
-    """Mesh files below the input and output folders, named as core annotates files."""
-    found = []
-    for kind, root in (("input", folder_paths.get_input_directory()), ("output", folder_paths.get_output_directory())):
-        paths = (path for path in Path(root).rglob("*") if path.suffix.lower() in MESH_SUFFIXES)
-        found += [f"{name} [{kind}]" for name in sorted(path.relative_to(root).as_posix() for path in paths)]
-    return found
+class LoadMesh(OffersFiles, io.ComfyNode):
+    SUFFIXES = MESH_SUFFIXES
+    KIND = "mesh"
+    REMEDY = "put the file into the input folder"
 
-
-class LoadMesh(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -85,7 +78,7 @@ class LoadMesh(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=mesh_files(),
+                    options=cls.files(),
                     tooltip="Mesh files in ComfyUI's input and output folders, subfolders too. Press R to look again.",
                 )
             ],
@@ -96,22 +89,9 @@ class LoadMesh(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file=None) -> bool | str:
-        if file is not None and file not in mesh_files():
-            return f"there is no mesh file '{file[:200]}': choose one from the list, or put the file into the input folder"
-        return True
-
-    @classmethod
-    def fingerprint_inputs(cls, file=None):
-        return file if file not in mesh_files() else Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
-
-    @classmethod
     @at_the_border
     def execute(cls, file: str) -> io.NodeOutput:
-        valid = cls.validate_inputs(file)
-        if valid is not True:
-            raise ValueError(valid)
-        path = folder_paths.get_annotated_filepath(file)
+        path = cls.path_of(file)
         mesh = while_listening(lambda: meshes.load_mesh(path))
         colour = "vertex colours" if mesh.texture is None else f"a texture of {len(mesh.texture)} pixels"
         report = f"{len(mesh.faces)} triangles, {colour}"
