@@ -43,9 +43,11 @@ def test_soft_maps_become_masks_with_the_images_edges():
     assert (found.shares.sum(0) - views.masks).abs()[sure].max() < 0.02
 
 
-@pytest.mark.parametrize("kind", ["flat", "zero", "none", "image"])
+@pytest.mark.parametrize("kind", ["flat", "zero", "same word", "none", "image"])
 def test_maps_that_tell_nothing_give_no_labels_and_a_reason(kind):
     maps = {"flat": torch.full((4, 2, 8, 8), 0.03), "zero": torch.zeros(4, 2, 8, 8)}.get(kind)
+    if kind == "same word":  # one map for both
+        maps = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)).expand(-1, 2, -1, -1)
     views, _ = make_views(maps)
     if kind == "none":
         views.attention = {}

@@ -28,6 +28,15 @@ def test_views_by_name_are_four_images_on_white(run, ball_views):
         run("ViewsByName", views=ball_views.args[0], front_azimuth=45.0)
 
 
+def test_views_without_attention_have_no_words(run, nodes, ball_views):
+    with torch.inference_mode():
+        field = nodes["FitNeRF"].execute(views=ball_views.args[0], steps=2, seed=0).args[0]
+    with pytest.raises(ValueError, match="no attention maps of subjects"):
+        run("SubjectMasks", views=ball_views.args[0])
+    with pytest.raises(ValueError, match="no attention maps of subjects.*choose parts 'pieces' or 'none'"):
+        run("ExportMesh", field=field, parts="words")
+
+
 def test_the_viewers_camera_takes_the_place_of_the_orbit(run, nodes, ball, ball_views):
     views = run("ViewsFromImages", images=ball, camera_info=FRONT).args[0]
     assert torch.allclose(views.cameras.positions[0], torch.tensor([0.0, -3.0, 0.0]), atol=1e-5)
