@@ -92,7 +92,8 @@ class ViewPaint(nn.Module):
         towards = nn.functional.normalize(cameras.positions[:, None] - points, dim=-1)
         towards = torch.where(self.ortho_height[:, None, None] > 0, self.c2w[:, None, :3, 2], towards)
         facing = (towards * normals).sum(-1).clamp(min=0)
-        slope = ((1 - facing * facing).clamp(min=0).sqrt() / facing.clamp(min=1e-3)).clamp(max=STEEP)
+        known = facing.detach()  # of a tolerance, to which nothing is to be fitted; and at 1 the root has no slope
+        slope = ((1 - known * known).clamp(min=0).sqrt() / known.clamp(min=1e-3)).clamp(max=STEEP)
         pixel = cameras.frame_height[:, None] / height
         behind = (depth - shown[:, 3]) / (NEAR + NEAR_PIXELS * pixel * (1 + slope))
         visible = ((2 - behind) * inside * (shown[:, 3] > 0)).clamp(0, 1)

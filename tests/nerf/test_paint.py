@@ -86,6 +86,17 @@ def test_each_point_is_painted_by_the_views_that_see_it():
     assert (weights.argmax(0) == torch.arange(4)).all() and (weights.sum(0) <= 1).all()
 
 
+def test_a_normal_straight_at_a_camera_has_a_gradient():
+    """A refinement moves normals under the paint; one NaN among them ended it."""
+    paint = sphere_paint()
+    normals = paint.c2w[:, :3, 2].round(decimals=6).requires_grad_()  # of length one, along the axes
+    points = 0.5 * normals.detach()
+    facing = (torch.nn.functional.normalize(paint.cameras.positions - points, dim=-1) * normals).sum(-1)
+    assert (facing == 1).any()
+    paint(points, normals).sum().backward()
+    assert normals.grad.isfinite().all()
+
+
 def test_what_no_view_sees_is_not_painted():
     paint = sphere_paint()
     hidden = torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.1, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, -0.5], [5.0, 5.0, 5.0]])
