@@ -5,19 +5,20 @@ ComfyUI's nodes hand over ComfyUI's own. Nothing else asks torch which devices t
 
 nerfacc and tinycudann are optional, and being installed says little of them. nerfacc's wheel has no compiled part: without nvcc
 its calls fail, with nvcc the first one compiles for minutes. tinycudann refuses to be imported on a card that it was not built
-for. torch for ROCm calls its devices "cuda" too, and neither knows those. So a backend serves only after one small call of it
-went through, and otherwise plain torch does, which is said once, with the remedy.
+for. torch for ROCm calls its devices "cuda" too, and neither knows those. And what was built for another torch may end the
+process. So a backend serves only after one small call of it went well in a process of its own, and otherwise plain torch does,
+which is said once, with the remedy.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 import logging
 import os
 import platform
-from collections.abc import Callable
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 INSTALL = "pip install --no-build-isolation '.[cuda]' in this pack's folder (needs nvcc)"
 NERFACC, TINYCUDANN = "nerfacc", "tinycudann"
+FIRST_CALL_PROCESS = Path(__file__).with_name("first_call_process.py")
+FIRST_CALL_SECONDS = 180.0  # imports and a CUDA context take ten; tiny-cuda-nn may compile kernels meanwhile
 JOBS = {NERFACC: "sampling and compositing of rays", TINYCUDANN: "the hash grid"}
 
 
@@ -158,44 +161,33 @@ def _why_not(package: str, device_type: str) -> str | None:
         return f"{package} has no version for ROCm"
     if importlib.util.find_spec(package) is None:
         return f"{package} is not installed: {INSTALL}"
+    failed = first_call(package, device_type)
+    return failed and f"{package} {failed}: pip uninstall {package}, then {INSTALL}"
+
+
+def first_call(package: str, device: str) -> str | None:
+    """What went wrong with the first call of an installed `package`, in words, or None. It is made in a process of its own,
+    since it may end that; see `first_call_process`. Takes seconds."""
+    command = [sys.executable, str(FIRST_CALL_PROCESS), package, device, *sys.path]
+    quiet = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # else Windows opens a console
     try:
-        return _TRIALS[package]()
-    except Exception as error:  # compiled code fails in ways of its own, and none of them is worth a run
-        return f"{package} is installed and fails here ({' '.join(str(error).split())[:200]}): {INSTALL}"
-
-
-def _try_nerfacc() -> str | None:
-    if not _built(NERFACC):
-        return f"{NERFACC} is installed without its compiled part: {INSTALL}"
-    nerfacc = importlib.import_module(NERFACC)
-    ends = torch.ones(1, device="cuda")
-    nerfacc.render_weight_from_density(0 * ends, ends, ends, ray_indices=ends.long() - 1, n_rays=1)
-    return None
-
-
-def _built(package: str) -> bool:
-    """Whether nerfacc's compiled part is in its folder, or in torch's own from an earlier compilation on first use.
-
-    The answer must come before the first call, which would compile. Raises ImportError for one built for another torch.
-    """
-    if importlib.util.find_spec(f"{package}.csrc") is not None:
-        importlib.import_module(f"{package}.csrc")
-        return True
-    # Not at the top: it needs setuptools, which not every environment has.
-    from torch.utils.cpp_extension import get_default_build_root  # noqa: PLC0415
-
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-    libraries = (path for ending in ("so", "pyd") for path in root.glob(f"**/{package}_cuda/{package}_cuda*.{ending}"))
-    return any(libraries) and importlib.import_module(f"{package}.cuda._backend")._C is not None
-
-
-def _try_tinycudann() -> None:
-    tinycudann = importlib.import_module(TINYCUDANN)
-    grid = tinycudann.Encoding(3, {"otype": "HashGrid", "n_levels": 1}, dtype=torch.float32).to("cuda")
-    grid(torch.zeros(256, 3, device="cuda"))
-
-
-_TRIALS: dict[str, Callable[[], str | None]] = {NERFACC: _try_nerfacc, TINYCUDANN: _try_tinycudann}
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=FIRST_CALL_SECONDS,
+            creationflags=quiet,
+        )
+    except subprocess.TimeoutExpired:
+        return f"did not come back from its first call in {FIRST_CALL_SECONDS:g} s"
+    if done.returncode == 0:
+        return None
+    if done.returncode == 1 and done.stdout.strip():
+        return f"is installed and fails here ({done.stdout.strip().splitlines()[-1]})"
+    how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode:#x}"
+    return f"crashed in its first call ({how})"
 
 
 def _accelerators() -> list[str]:

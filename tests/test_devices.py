@@ -1,6 +1,7 @@
 """What "auto" means, and that an optional backend serves only where it works."""
 
 import logging
+import signal
 import sys
 
 import pytest
@@ -66,6 +67,23 @@ def install(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+NULL_READ = "import ctypes; ctypes.string_at(0)"
+WEIGHTS = """
+import torch
+RIGHT = 1
+def render_weight_from_density(starts, ends, density, ray_indices, n_rays):
+    return RIGHT * (1 - torch.exp(-density * (ends - starts))), None, None
+"""
+GRID = """
+import torch
+RIGHT = 1
+class Encoding(torch.nn.Module):
+    def __init__(self, inputs, config, seed, dtype):
+        super().__init__()
+        self.params = torch.nn.Parameter(torch.zeros(8, dtype=dtype))
+    def forward(self, points):
+        return RIGHT * self.params.expand(len(points), 8)
+"""
 COMPILES = "import pathlib; pathlib.Path(__file__).with_name('compiled').touch(); _C = None"
 
 
@@ -77,6 +95,9 @@ COMPILES = "import pathlib; pathlib.Path(__file__).with_name('compiled').touch()
         (NERFACC, {"csrc.py": "", "__init__.py": "raise RuntimeError('no kernel image is available')"}, "no kernel image"),
         (TINYCUDANN, {"__init__.py": "raise EnvironmentError('Could not find compatible extension')"}, "Could not find comp"),
         (TINYCUDANN, {"__init__.py": "import tinycudann_bindings._86_C"}, "No module named 'tinycudann_bindings'"),
+        (TINYCUDANN, {"__init__.py": NULL_READ}, "crashed in its first call (signal 11)"),
+        (NERFACC, {"csrc.py": NULL_READ}, "crashed in its first call (signal 11)"),
+        (TINYCUDANN, {"__init__.py": "import os; os._exit(7)"}, "crashed in its first call (exit code 0x7)"),
     ],
 )
 def test_a_package_that_is_there_and_does_not_work_serves_nothing(install, tmp_path, package, files, says, caplog):
@@ -88,6 +109,33 @@ def test_a_package_that_is_there_and_does_not_work_serves_nothing(install, tmp_p
     assert caplog.text.count("plain torch") == 1, "said once"
     assert says in found.words and "pip install" in found.words
     assert not list(tmp_path.rglob("compiled")), "nothing may be compiled to find out"
+
+
+def test_what_crashes_in_the_call_itself(install):
+    install(TINYCUDANN, {"__init__.py": "import os, signal\ndef Encoding(*a, **k): os.kill(os.getpid(), signal.SIGABRT)"})
+    assert devices.first_call(TINYCUDANN, "cpu") == f"crashed in its first call (signal {signal.SIGABRT})"
+
+
+def test_what_does_not_come_back_is_given_up(install, monkeypatch):
+    monkeypatch.setattr(devices, "FIRST_CALL_SECONDS", 3.0)
+    install(NERFACC, {"csrc.py": "import time; time.sleep(600)"})
+    assert "nerfacc did not come back from its first call in 3 s: pip uninstall" in backend(NERFACC, CUDA).words
+
+
+@pytest.mark.parametrize(("package", "code"), [(NERFACC, WEIGHTS), (TINYCUDANN, GRID)])
+def test_what_works_serves_and_what_is_wrong_does_not(install, package, code):
+    """Little packages that compute the thing itself, on the CPU, and then something near it."""
+    install(package, {"csrc.py": "", "__init__.py": code})
+    assert devices.first_call(package, "cpu") is None
+    install(package, {"csrc.py": "", "__init__.py": code.replace("RIGHT = 1", "RIGHT = 1.1")})
+    assert "is installed and fails here (the " in devices.first_call(package, "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("package", [NERFACC, TINYCUDANN])
+def test_what_is_installed_serves_or_says_why(package):
+    found = backend(package, CUDA)
+    assert found.serves or "pip" in found.words
 
 
 @pytest.mark.parametrize("package", [NERFACC, TINYCUDANN])
