@@ -134,8 +134,8 @@ class SampleViews(io.ComfyNode):
                     min=0,
                     max=MOST_CANDIDATES - 1,
                     optional=True,
-                    tooltip="While a subject is missing from the finished views, finish the next best candidate, at most so "
-                    "often. 0 takes what the model was made for.",
+                    tooltip="While a subject is missing from the finished views, finish the next best candidate or a fresh "
+                    "start, at most so often. 0 takes what the model was made for.",
                 ),
             ],
             outputs=[
@@ -149,7 +149,7 @@ class SampleViews(io.ComfyNode):
                 io.Int.Output(
                     display_name="seed",
                     is_output_list=True,
-                    tooltip="Of the candidate that won: with it and candidates at 1 the same views come again.",
+                    tooltip="Of the start that won: with it and candidates at 1 the same views come again.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
@@ -250,7 +250,8 @@ def in_force(provenance: dict) -> str:
     text = f"{provenance['steps']} steps, guidance {provenance['guidance_scale']:g}, {provenance['sampler']}; "
     refocus, tried = provenance["refocus"], provenance.get("candidates")
     if tried is not None:
-        text += f"best of {len(tried['tried'])} candidates, {len(tried['finished'])} finished; "
+        text += f"best of {len(tried['tried'])} candidates, " if tried["tried"] else ""
+        text += f"{len(tried['finished'])} finished; "
     if refocus is None:
         return text + "no refocusing"
     share, strength = 100 * refocus["share"], refocus["step_size"]

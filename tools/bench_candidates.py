@@ -28,16 +28,15 @@ from gd_core.attention import Focus, RefocusConfig, Refocuser
 from gd_core.benchmark.statistics import paired_difference, wilson_interval
 from gd_core.calibration import area_under_curve, probabilities, reliability
 from gd_core.diffusion import load_mvdream, predict_noise
-from gd_core.diffusion.denoising import Pass
 from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.prompts import encode_prompt
 from gd_core.diffusion.random_weights import random_mvdream
 from gd_core.diffusion.sampling import candidate_seeds, sample_objects
 from gd_core.diffusion.verdict import Witness
-from gd_core.settings.candidates import CandidateConfig
 from gd_core.settings.verdict import VerdictConfig
 from gd_core.verdicts import MISSING, THERE
 from tools.tiny.judge import judge, solids_of_prompt
+from tools.tiny.labels import looking_only, one_start
 from tools.tiny.measure import SETS, prompts_of, seeds_of
 
 PLAIN, TODAY, DOUBTFUL = "plain", "refocus", "doubtful"  # without refocusing, with it in every sample, where there is doubt
@@ -64,7 +63,11 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
     """Sample and judge the candidates (prompt, k) of a set that are not there yet."""
     prompts, seeds = prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split)
     missing = [(i, k) for i, k in wanted if (name, i, arm, k) not in rows.rows]
-    refocus = None if arm == PLAIN else replace(model.recipe.refocus, when="doubtful" if arm == DOUBTFUL else "always")
+    refocus = {
+        PLAIN: looking_only(model),
+        TODAY: replace(model.recipe.refocus, when="always"),
+        DOUBTFUL: replace(model.recipe.refocus, when="doubtful"),
+    }[arm]
     for start in range(0, len(missing), args.batch):
         part = missing[start : start + args.batch]
         views = sample_objects(
@@ -72,7 +75,7 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
             [prompts[i] for i, _ in part],
             seeds=[candidate_seeds(seeds[i], k + 1)[k] for i, k in part],
             refocus=refocus,
-            candidates=replace(model.recipe.candidates, count=1),
+            candidates=one_start(model),
         )
         judged = []
         for (i, k), made in zip(part, views, strict=True):
@@ -119,8 +122,15 @@ class Prompt:
 
     def retried(self, count: int, retries: int) -> tuple[dict, int]:
         """The row that is kept, and how many candidates were finished."""
+        return self._finished(self.order(count)[: 1 + retries])
+
+    def fresh(self, retries: int) -> tuple[dict, int]:
+        """The same without comparing anything early: one start after the other."""
+        return self._finished(range(1 + retries))
+
+    def _finished(self, order: Sequence[int]) -> tuple[dict, int]:
         finished = []
-        for k in self.order(count)[: 1 + retries]:
+        for k in order:
             finished.append(k)
             if _least(self.rows[k]["final"], self.config.final) >= self.config.missing:
                 break
@@ -149,7 +159,8 @@ def compare(prompts: Sequence[Prompt], seconds: dict, count: int) -> list[dict]:
     def candidates(n: int) -> tuple[list[dict], float]:
         return [p.rows[p.winner(n)] for p in prompts], n * early + rest
 
-    arms: dict[str, tuple[list[dict], float]] = {"plain": (plain, base), "plain with a verdict": (plain, early + rest)}
+    judged = seconds["judged"]
+    arms: dict[str, tuple[list[dict], float]] = {"plain": (plain, base), "plain with a verdict": (plain, judged)}
     if all(p.other[TODAY][0] for p in prompts):
         arms["today's refocusing"] = ([p.other[TODAY][0] for p in prompts], seconds[TODAY])
     for n in range(2, count + 1):
@@ -158,14 +169,17 @@ def compare(prompts: Sequence[Prompt], seconds: dict, count: int) -> list[dict]:
         chosen = [p.other[DOUBTFUL][p.winner(n)] for p in prompts]
         if all(chosen):
             acted = np.mean([row["acted"] for row in chosen])
-            extra = acted * (seconds[DOUBTFUL] - early - rest)
+            extra = acted * (seconds[DOUBTFUL] - seconds["looked"])
             name = "refocusing where in doubt" if n == 1 else f"{n} candidates, refocusing where in doubt"
             arms[name] = (chosen, n * early + rest + extra)
+    for n in range(2, count + 1):
+        kept, finished = zip(*(p.fresh(n - 1) for p in prompts), strict=True)
+        arms[f"{n - 1} fresh retries"] = (list(kept), float(np.mean(finished)) * judged)
     for n in range(2, count + 1):
         kept, finished = zip(*(p.retried(n, n - 1) for p in prompts), strict=True)
         arms[f"{n} candidates, retries"] = (list(kept), n * early + float(np.mean(finished)) * rest)
     for n in range(2, count + 1):
-        arms[f"oracle of {n}"] = ([max(p.rows[:n], key=lambda r: r["all"]) for p in prompts], n * early + rest)
+        arms[f"oracle of {n}, early"] = ([max(p.rows[:n], key=lambda r: r["all"]) for p in prompts], n * early + rest)
     return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items()]
 
 
@@ -228,13 +242,15 @@ def measure_time(model: MVDream, names: Sequence[str], prompts: int, split: str)
     """CPU seconds: a plain sample, one with today's refocusing, one with refocusing that acts for its doubt, and of candidates
     what each costs until they are compared (`early`) and what the winner costs from there (`rest`)."""
     recipe = model.recipe
-    never, always = ((c, 0.0, 0.0, 0.0, 0.0) for c in (30.0, -30.0))
+    silent, doubt = replace(recipe.verdict, timesteps=()), replace(recipe.verdict, early=(-30.0, 0.0, 0.0, 0.0, 0.0))
+    once, four = (replace(recipe.candidates, count=count, retries=0) for count in (1, 4))
     of = {
-        PLAIN: {"verdict": replace(recipe.verdict, at=())},
-        TODAY: {"verdict": replace(recipe.verdict, at=()), "refocus": replace(recipe.refocus, when="always")},
-        DOUBTFUL: {"verdict": replace(recipe.verdict, early=always), "refocus": replace(recipe.refocus, when="doubtful")},
-        "one": {"candidates": CandidateConfig(1, recipe.candidates.share), "verdict": replace(recipe.verdict, early=never)},
-        "four": {"candidates": CandidateConfig(4, recipe.candidates.share), "verdict": replace(recipe.verdict, early=never)},
+        PLAIN: {"verdict": silent, "candidates": once},
+        "judged": {"candidates": once},
+        TODAY: {"verdict": silent, "candidates": once, "refocus": replace(recipe.refocus, when="always")},
+        "looked": {"candidates": once, "refocus": looking_only(model)},
+        DOUBTFUL: {"candidates": once, "refocus": replace(recipe.refocus, when="doubtful"), "verdict": doubt},
+        "four": {"candidates": four},
     }
     seconds = dict.fromkeys(of, 0.0)
     jobs = [(prompt, seed) for name in names for seed, prompt in enumerate(prompts_of(name, prompts, split))]
@@ -244,8 +260,8 @@ def measure_time(model: MVDream, names: Sequence[str], prompts: int, split: str)
             sample_objects(model, [prompt], seeds=[seed], **settings)
             if seed or prompt != jobs[0][0]:
                 seconds[arm] += (time.process_time() - start) / (len(jobs) - 1)
-    early = (seconds["four"] - seconds["one"]) / 3
-    return seconds | {"early": early, "rest": seconds["one"] - early, "prompts": len(jobs) - 1}
+    early = (seconds["four"] - seconds["looked"]) / 3
+    return seconds | {"early": early, "rest": seconds["looked"] - early, "prompts": len(jobs) - 1}
 
 
 @torch.no_grad()
@@ -258,11 +274,11 @@ def real_size(model: MVDream, count: int) -> dict:
     def predict(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return predict_noise(model.unet, z, t, prompt.embeddings, conditioning, 4)
 
-    witness = Witness(model, [prompt], conditioning, VerdictConfig(at=(1.0,)), steps=1)
+    witness = Witness(model, prompt, conditioning, VerdictConfig())
     refocuser = Refocuser(model.unet, predict, [focus], replace(RefocusConfig(), share=1.0), num_views=4, steps=1)
     work = {
         "guided step": lambda: (predict(latents, timestep), predict(latents, timestep)),
-        "verdict": lambda: witness(Pass(0, timestep, 0.3, latents, latents)),
+        "verdict": lambda: witness.lift(latents),
         "update": lambda: refocuser(0, latents, timestep, 0.3),
     }
     seconds = {"subjects": count}

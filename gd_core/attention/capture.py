@@ -7,8 +7,7 @@ them a second time beside their ordinary processor, in fp32; self-attention is n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 
 from diffusers import UNet2DConditionModel
@@ -111,15 +110,6 @@ class AttentionCapture:
         maps = self._sum / self._heads
         self._sum, self._heads = None, 0
         return maps.unflatten(1, (math.ceil(height / self.downscale), math.ceil(width / self.downscale)))
-
-    @contextmanager
-    def looking_away(self) -> Iterator[None]:
-        """Passes inside leave no maps."""
-        before, self._accepting = self._accepting, False
-        try:
-            yield
-        finally:
-            self._accepting = before
 
     def close(self) -> None:
         """Take no more maps: what runs from now on is a backward pass's recomputation."""

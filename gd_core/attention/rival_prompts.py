@@ -1,4 +1,4 @@
-"""What a verdict compares a prompt with: the same without one of its subjects, or with another one's description on it."""
+"""What a verdict compares a prompt with: the same without one of its subjects, or with it exchanged for another."""
 
 from __future__ import annotations
 
@@ -14,18 +14,34 @@ _RELATIONS = {"next", "top", "front", "side", "left", "right", "back", "middle",
 _JOINERS = PREPOSITIONS | CONJUNCTIONS | AUXILIARIES | DETERMINERS | _RELATIONS
 
 
-def with_others_description(prompt: str, phrases: Sequence[NounPhrase], index: int) -> str | None:
-    """`prompt` with the adjectives of another subject, the next one that has different ones, in place of the `index`-th
-    subject's own: "a blue cube next to a blue sphere". None where there are none to exchange."""
+def rival_prompt(prompt: str, phrases: Sequence[NounPhrase], index: int, ask: str) -> str:
+    """What the `index`-th subject's verdict compares the prompt with, one of `settings.verdict.ASK`.
+
+    "a red cube next to a blue sphere" for the cube: "a red sphere next to a blue sphere" with another's noun, "a blue sphere
+    next to a blue sphere" with another's phrase. Where no other subject is called otherwise, the subject is left out.
+    """
     own = phrases[index]
     others = [*phrases[index + 1 :], *phrases[:index]]
-    texts = [[word.text for word in other.modifiers] for other in others]
-    other = next((text for text in texts if text and text != [word.text for word in own.modifiers]), None)
-    if other is None or not own.modifiers:
-        return None
+    if ask == "noun":
+        other = next((o for o in others if o.noun.text != own.noun.text), None)
+        if other is not None:
+            return _exchanged(prompt, own.noun, own.noun, [other.noun.text])
+    if ask != "left out":
+        first = (*own.modifiers, own.noun)[0]
+        other = next((o for o in others if _text(o) != _text(own)), None)
+        if other is not None:
+            return _exchanged(prompt, first, own.noun, _text(other))
+    return without_subject(prompt, own)
+
+
+def _text(phrase: NounPhrase) -> list[str]:
+    return [word.text for word in (*phrase.modifiers, phrase.noun)]
+
+
+def _exchanged(prompt: str, first: Word, last: Word, other: list[str]) -> str:
     text = clean_text(prompt)
     place = {word.key: (start, end) for word, start, end in placed_words(text)}
-    start, end = place[own.modifiers[0].key][0], place[own.modifiers[-1].key][1]
+    start, end = place[first.key][0], place[last.key][1]
     before = _ARTICLE.sub("an " if other[0][0] in "aeiou" else "a ", text[:start])
     return before + " ".join(other) + text[end:]
 

@@ -24,7 +24,7 @@ from ..settings.sampling import SamplingConfig
 from ..settings.verdict import VerdictConfig
 from ..verdicts import THERE, SubjectVerdict
 from ..views import ViewSet
-from .denoising import Denoising, Pass
+from .denoising import Denoising
 from .foreground import foreground_masks
 from .model import MVDream
 from .multiview import predict_noise
@@ -79,7 +79,7 @@ class Batch:
     """B objects on their way.
 
     Attributes:
-        step: how many steps are done. early: each object's verdicts once `Request.early` steps were done, until then none.
+        step: how many steps are done. early: each object's verdicts when `look` was last called, until then none.
         x0: `[B*V, 4, h, w]`, the clean latents that the model expects now, None before a step.
     """
 
@@ -90,7 +90,7 @@ class Batch:
         self.request, self.prompts, self.seeds, self.focuses = request, prompts, seeds, focuses
         noise = torch.cat([initial_noise(seed, num_views, model.latent_size) for seed in seeds])
         self.record = AttentionRecord([p.words for p in prompts], focuses, request.maps_of, num_views)
-        self.witness = Witness(model, prompts, request.conditioning, request.verdict, steps=request.sampling.steps)
+        self.witnesses = [Witness(model, prompt, request.conditioning, request.verdict) for prompt in prompts]
         self.refocuser = self._refocuser()
         self.denoising = Denoising(
             model.unet,
@@ -136,21 +136,15 @@ class Batch:
         start = time.perf_counter()
         capture = self._capture()
 
-        def on_pass(seen: Pass) -> None:
-            with nullcontext() if capture is None else capture.looking_away():
-                self.witness(seen)
-
         def on_step(step: int, x0: Tensor) -> None:
             self.x0 = x0
             maps = None if capture is None else capture.take(*x0.shape[-2:])
             if maps is not None:
                 self.record.add(maps)
-            if step == self.request.early:
-                self.early = self._judged(x0, final=False)
             after(self, x0, maps)
 
         with nullcontext() if capture is None else capture:
-            self.denoising.run(until, adjust=self.refocuser, on_pass=on_pass, on_step=on_step)
+            self.denoising.run(until, adjust=self.refocuser, on_step=on_step)
         self.seconds += time.perf_counter() - start
 
     def _capture(self) -> AttentionCapture | None:
@@ -168,9 +162,9 @@ class Batch:
     def of(self, index: int) -> Batch:
         """The `index`-th object alone, from where it is."""
         alone, views = copy(self), self.request.num_views
-        for name in ("prompts", "seeds", "focuses", "early"):
+        for name in ("prompts", "seeds", "focuses", "witnesses", "early"):
             setattr(alone, name, getattr(self, name)[index : index + 1])
-        alone.denoising, alone.record, alone.witness = self.denoising.of(index), self.record.of(index), self.witness.of(index)
+        alone.denoising, alone.record = self.denoising.of(index), self.record.of(index)
         alone.x0 = None if self.x0 is None else self.x0[index * views : (index + 1) * views]
         alone.refocuser = alone._refocuser()
         if self.refocuser is not None:
@@ -178,30 +172,38 @@ class Batch:
         alone.seconds = self.seconds / len(self.seeds)
         return alone
 
-    def _judged(self, clean: Tensor, *, final: bool) -> list[tuple[SubjectVerdict, ...]]:
-        return self.witness.judge(clean, self.record.mean() if self.request.attention else None, final=final)
-
-    def rest_where_sure(self) -> None:
-        """Refocusing that is to act on what is doubtful leaves objects alone of which no subject is in doubt."""
+    def look(self) -> None:
+        """Reach the early verdicts, on what the objects seem to become; refocusing for doubt leaves alone what is sure."""
+        self.early = self._judged(self.x0, final=False)
         if self.refocuser is None or self.refocuser.config.when == "always":
             return
         for i, of_object in enumerate(self.early):
             if all(verdict.word == THERE for verdict in of_object):
                 self.refocuser.rest(i, "no subject is in doubt")
 
+    def _judged(self, clean: Tensor, *, final: bool) -> list[tuple[SubjectVerdict, ...]]:
+        start, num_views = time.perf_counter(), self.request.num_views
+        maps = self.record.mean().split(num_views) if self.request.attention else [None] * len(self.seeds)
+        verdicts = [
+            witness.judge(of_object, seen, final=final)
+            for witness, of_object, seen in zip(self.witnesses, clean.split(num_views), maps, strict=True)
+        ]
+        self.seconds += time.perf_counter() - start
+        return verdicts
+
     def views(self) -> list[ViewSet]:
         """Of each object, once all steps are done."""
         request, num_views = self.request, self.request.num_views
+        verdicts = [
+            tuple(replace(v, early=e.features) for v, e in zip(of_object, early, strict=True)) if early else of_object
+            for of_object, early in zip(self._judged(self.denoising.latents, final=True), self.early, strict=True)
+        ]
         settings = {
             "model": request.model.config.name,
             **asdict(request.sampling),
             "refocus": None if request.refocus is None else asdict(request.refocus),
             "sampling_seconds": round(self.seconds / len(self.seeds), 3),
         }
-        verdicts = [
-            tuple(replace(v, early=e.features) for v, e in zip(of_object, early, strict=True)) if early else of_object
-            for of_object, early in zip(self._judged(self.denoising.latents, final=True), self.early, strict=True)
-        ]
         presences, attentions = [{}] * len(self.seeds), [{}] * len(self.seeds)
         if request.attention:
             maps = self.record.mean()
@@ -211,7 +213,7 @@ class Batch:
             latents = self.denoising.latents[i * num_views : (i + 1) * num_views]
             images = torch.cat([request.model.decode(one) for one in latents.split(1)]).cpu()
             provenance = settings | {"focus": json.loads(self.focuses[i].to_json()), "presence": presence}
-            provenance["subjects"] = self.witness.subjects[i].named
+            provenance["subjects"] = self.witnesses[i].named
             if self.refocuser is not None:
                 provenance["refocus_report"] = asdict(self.refocuser.reports[i])
             views.append(

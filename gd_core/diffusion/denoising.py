@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, UniPCMultistepScheduler
@@ -66,23 +65,6 @@ def make_sampler(
     return made
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What one denoising step saw of the model.
-
-    Attributes:
-        step: counted from 0. timestep, alpha: where it stands in the noise schedule; alpha-bar.
-        latents: `[B*V, 4, h, w]`, as the UNet read them.
-        conditional: `[B*V, 4, h, w]`, what it returned for the prompt, without guidance.
-    """
-
-    step: int
-    timestep: Tensor
-    alpha: float
-    latents: Tensor
-    conditional: Tensor
-
-
 class Denoising:
     """B objects of V views each on their way from unit Gaussian noise, object-major; it can stop between any two steps.
 
@@ -134,7 +116,6 @@ class Denoising:
         until: int | None = None,
         *,
         adjust: Adjust | None = None,
-        on_pass: Callable[[Pass], None] | None = None,
         on_step: OnStep | None = None,
     ) -> Float[Tensor, "BV 4 h w"]:
         """Go on to step `until`, None for the last one; the latents that are there then."""
@@ -152,13 +133,10 @@ class Denoising:
                     self.latents = self.latents + (adjusted - scaled) * (self.latents.norm() / scaled.norm())
                     scaled = adjusted
                 output = predict_noise(self.unet, scaled.repeat(halves, 1, 1, 1), timestep, contexts, cameras, self.num_views)
-                conditional = output
                 if guided:
                     unconditional, conditional = output.chunk(2)
                     output = unconditional + self.guidance_scale * (conditional - unconditional)
                     output = rescale_guidance(output, conditional, self.guidance_rescale, self.num_views)
-                if on_pass is not None:
-                    on_pass(Pass(self.step, timestep, alpha, scaled, conditional))
                 self.latents = self.sampler.step(output, timestep, self.latents, return_dict=False)[0]
                 self.step += 1
                 if on_step is not None:

@@ -140,16 +140,10 @@ def sample_objects(
         conditioning=cameras.conditioning().to(model.device, model.dtype),
         early=steps_of(candidates.share, sampling.steps),
     )
-    _refuse_blind(request, candidates)
     tell = _Telling(request, progress, on_report)
-    if candidates.count == 1:
-        batch = Batch(request, embeddings, seeds, focuses)
+    if candidates.count == 1 and candidates.retries == 0:
         tell.begin(sampling.steps)
-        if request.refocus is not None and request.refocus.when == "doubtful":
-            batch.go(request.early, tell)
-            batch.rest_where_sure()
-        batch.go(None, tell)
-        return batch.views()
+        return _finished(Batch(request, embeddings, seeds, focuses), tell).views()
     made = []
     for prompt, seed, focus in zip(embeddings, seeds, focuses, strict=True):
         made.append(_best(request, prompt, seed, focus, candidates, tell, on_candidates))
@@ -165,34 +159,37 @@ def _best(
     tell: _Telling,
     on_candidates: Callable[[list[Candidate], int | None], None] | None,
 ) -> ViewSet:
-    """The views of one object, from the candidate that the early verdict, or after retries the final one, finds best."""
-    seeds = candidate_seeds(seed, config.count)
-    if not request.verdict.at or not noun_phrases(prompt.text):
+    """The views of one object, from the candidate that the early verdict, or after retries the final one, finds best. Retries
+    finish the next best candidates, and then starts that nobody has tried."""
+    seeds = candidate_seeds(seed, config.count + config.retries)
+    if not request.verdict.timesteps or not noun_phrases(prompt.text):
         log.warning("candidates rest: '%s' names no subject by which they could be compared", prompt.text)
         seeds = seeds[:1]
-    at_once = _at_once(request, len(seeds))
-    rest = request.sampling.steps - request.early
-    tell.begin(-(-len(seeds) // at_once) * request.early + rest)
+    tried, fresh = seeds[: config.count], seeds[config.count :]
+    at_once = _at_once(request, len(tried))
+    steps = request.sampling.steps
     runs = []
-    for start in range(0, len(seeds), at_once):
-        chunk = seeds[start : start + at_once]
+    if len(tried) > 1:
+        tell.begin(-(-len(tried) // at_once) * request.early + steps - request.early)
+    for start in range(0, len(tried) if len(tried) > 1 else 0, at_once):
+        chunk = tried[start : start + at_once]
         batch = Batch(request, [prompt] * len(chunk), chunk, [focus] * len(chunk))
         batch.go(request.early, tell.quietly)
-        batch.rest_where_sure()
+        batch.look()
         runs += [batch.of(i) for i in range(len(chunk))]
-    candidates = [
-        Candidate(run.seeds[0], of_all(run.early[0]) if run.early[0] else 0.0, run.early[0], tell.preview(run.x0))
-        for run in runs
-    ]
+    candidates = [Candidate(run.seeds[0], of_all(run.early[0]), run.early[0], tell.preview(run.x0)) for run in runs]
     order = sorted(range(len(runs)), key=lambda i: -candidates[i].score)
     best, finished = None, []
-    for index in order[: 1 + config.retries]:
-        if best is not None:
-            tell.begin(rest)
-        if on_candidates is not None:
-            on_candidates(candidates, index)
-        runs[index].go(None, tell)
-        (views,) = runs[index].views()
+    for attempt in range(1 + (config.retries if len(seeds) > 1 else 0)):
+        if attempt < len(order):
+            run = runs[order[attempt]]
+            if on_candidates is not None:
+                on_candidates(candidates, order[attempt])
+        else:
+            run = Batch(request, [prompt], [[*tried, *fresh][attempt]], [focus])
+        if attempt or len(tried) == 1:
+            tell.begin(steps - run.step)
+        (views,) = _finished(run, tell).views()
         finished.append(views.seed)
         if best is None or of_all(views.verdicts) > of_all(best.verdicts):
             best = views
@@ -208,15 +205,13 @@ def _best(
     return best
 
 
-def _refuse_blind(request: Request, candidates: CandidateConfig) -> None:
-    """ValueError where something is to be chosen early by a verdict that is reached only later."""
-    waits = request.refocus is not None and request.refocus.when == "doubtful"
-    at = request.verdict.at
-    if (candidates.count > 1 or waits) and at and steps_of(at[0], request.sampling.steps) > request.early:
-        raise ValueError(
-            f"candidates are compared after {100 * candidates.share:g} % of the steps, but the verdict first asks at "
-            f"{100 * at[0]:g} %: raise the candidates' share, or lower the verdict's 'at'"
-        )
+def _finished(batch: Batch, tell: _Telling) -> Batch:
+    """All steps of `batch`; where refocusing waits for doubt it is looked for on the way."""
+    if batch.step < batch.request.early and batch.request.refocus is not None and batch.request.refocus.when == "doubtful":
+        batch.go(batch.request.early, tell)
+        batch.look()
+    batch.go(None, tell)
+    return batch
 
 
 def candidate_seeds(seed: int, count: int) -> list[int]:

@@ -15,8 +15,8 @@ class CandidateConfig:
 
     Attributes:
         count: starts, 1 to 8. share: of the steps that each is given before they are compared, above 0 and at most 1.
-        retries: how many more of them are finished, the next best first, while the verdict on the finished one says that a
-            subject is missing.
+        retries: how many more are finished, the next best first and fresh starts after them, while the verdict on the views
+            says that a subject is missing.
     """
 
     count: int = 1

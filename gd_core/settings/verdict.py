@@ -7,10 +7,10 @@ from typing import Literal
 
 from .reading import check_ranges
 
-ASK = ("left out", "exchanged")
+ASK = ("noun", "phrase", "left out")
 FEATURES = ("lift", "lift_worst", "presence", "presence_worst")
-"""What is known of a subject: how much better the model explains the views with it in the prompt than without, and the
-attention that it gets; each as the mean over the views and in the worst of them."""
+"""What is known of a subject: how much better the model explains the views by the prompt than by its rival, and the attention
+that it gets; each as the mean over the views and in the worst of them."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class VerdictConfig:
     """How a subject's verdict is reached. `python -m gd_core calibrate` finds the coefficients of a model.
 
     Attributes:
-        at: shares of the steps, 0 to 1, at which the model is also asked for the views of each subject's rival prompt: one
-            more pass a subject for each, beside the two of a guided step. None: no verdicts.
-        ask: what a rival prompt is: "left out", the prompt without the subject; or "exchanged", the prompt with another
-            subject's description on it, and without the subject where there is none to exchange.
+        timesteps: of the noise under which the model is asked, 0 to 999: one pass for the prompt and one for each subject's
+            rival prompt, beside the two of a guided step. None: no verdicts.
+        ask: what a rival prompt is: with another subject's "noun" in place of the subject's, with another's "phrase", or with
+            the subject "left out"; the last where there is no other to exchange it for.
         early, final: coefficients of a logistic regression on `FEATURES`, the constant first: of candidates, and of views
             that are done. None: not calibrated; then the lift alone decides, no probability is given, and nothing is called
             missing.
@@ -29,8 +29,8 @@ class VerdictConfig:
         missing, there: below this probability a subject is missing, from this one on it is there; in between it is doubtful.
     """
 
-    at: tuple[float, ...] = (0.12, 0.7)
-    ask: Literal["left out", "exchanged"] = "left out"
+    timesteps: tuple[int, ...] = (850,)
+    ask: Literal["noun", "phrase", "left out"] = "phrase"
     early: tuple[float, ...] = ()
     final: tuple[float, ...] = ()
     calibrated_on: str = ""
@@ -41,8 +41,8 @@ class VerdictConfig:
         if self.ask not in ASK:
             raise ValueError(f"the verdict's ask must be one of {', '.join(ASK)}, got '{self.ask}'")
         check_ranges(self, {"missing": (0, 1), "there": (0, 1)}, "the verdict's")
-        if not all(0 <= share <= 1 for share in self.at) or list(self.at) != sorted(set(self.at)):
-            raise ValueError(f"the verdict's at must be shares of the steps between 0 and 1, rising, got {self.at}")
+        if not all(0 <= timestep < 1000 for timestep in self.timesteps):
+            raise ValueError(f"the verdict's timesteps must be between 0 and 999, got {self.timesteps}")
         for name in ("early", "final"):
             if len(getattr(self, name)) not in (0, 1 + len(FEATURES)):
                 raise ValueError(

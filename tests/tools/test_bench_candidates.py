@@ -10,7 +10,7 @@ from gd_core.settings.verdict import VerdictConfig
 from tools.bench_candidates import DOUBTFUL, PLAIN, TODAY, Prompt, Rows, compare, markdown, of_verdicts
 
 CONFIG = VerdictConfig(early=(0.0, 1.0, 0.0, 0.0, 0.0), final=(0.0, 1.0, 0.0, 0.0, 0.0))
-SECONDS = {PLAIN: 10.0, TODAY: 13.0, DOUBTFUL: 14.5, "early": 1.5, "rest": 9.0}
+SECONDS = {PLAIN: 10.0, TODAY: 13.0, DOUBTFUL: 14.5, "judged": 10.5, "looked": 10.5, "early": 1.5, "rest": 9.0}
 
 
 def row(index, k, lift, there, arm=PLAIN, acted=False):
@@ -36,11 +36,13 @@ def test_arms_and_what_they_cost(prompts):
     assert {name: arm["all"]["value"] for name, arm in arms.items()} == pytest.approx({
         "plain": 0.0, "plain with a verdict": 0.0, "today's refocusing": 0.2, "2 candidates": 0.5, "3 candidates": 1.0,
         "refocusing where in doubt": 0.2, "3 candidates, refocusing where in doubt": 1.0, "2 candidates, retries": 0.5,
-        "3 candidates, retries": 1.0, "oracle of 2": 0.5, "oracle of 3": 1.0,
+        "3 candidates, retries": 1.0, "1 fresh retries": 0.5, "2 fresh retries": 0.5, "oracle of 2, early": 0.5,
+        "oracle of 3, early": 1.0,
     })  # fmt: skip
     assert arms["plain with a verdict"]["time"] == pytest.approx(1.05)
     assert arms["3 candidates"]["time"] == pytest.approx(1.35)
     assert arms["refocusing where in doubt"]["time"] == pytest.approx(1.45), "it acts on all ten"
+    assert arms["1 fresh retries"]["time"] == pytest.approx(2.1), "the first one's subject is called missing in all ten"
     assert arms["3 candidates, refocusing where in doubt"]["time"] == pytest.approx(1.35), "it acts on none"
     assert arms["3 candidates"]["all"]["gained"] == 10 and arms["3 candidates"]["all"]["p"] == pytest.approx(2 / 2**10)
 

@@ -10,18 +10,32 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from gd_core.attention import RefocusConfig
 from gd_core.attention.subjects import noun_phrases
 from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.sampling import sample_objects
 from gd_core.files import write_text
+from gd_core.settings.candidates import CandidateConfig
 from gd_core.views import load_views
 
 from .judge import judge, solids_of_prompt
 from .measure import SETS, prompts_of, seeds_of
+
+
+def looking_only(model: MVDream) -> RefocusConfig:
+    """Refocusing that waits for the early verdict and then does nothing: views as without it, with early features."""
+    return replace(model.recipe.refocus, when="doubtful", share=0.0)
+
+
+def one_start(model: MVDream) -> CandidateConfig:
+    """No candidates and no retries, compared after as many steps as the recipe's are."""
+    return replace(model.recipe.candidates, count=1, retries=0)
 
 
 def missing_subjects(views) -> list[str]:
@@ -58,7 +72,8 @@ def main() -> None:
             missing = {file: of for file, of in wanted.items() if not file.exists()}
             if missing:
                 seeds = [first[i] + 10_000 * k for i, k in missing.values()]
-                made = sample_objects(model, [prompts[i] for i, _ in missing.values()], seeds=seeds)
+                chosen = [prompts[i] for i, _ in missing.values()]
+                made = sample_objects(model, chosen, seeds=seeds, refocus=looking_only(model), candidates=one_start(model))
                 for file, views in zip(missing, made, strict=True):
                     views.save(file)
             labels += [{"views": file.name, "missing": missing_subjects(load_views(file))} for file in wanted]
