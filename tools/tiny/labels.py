@@ -21,6 +21,7 @@ from gd_core.diffusion import load_mvdream
 from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.sampling import sample_objects
 from gd_core.files import write_text
+from gd_core.recipe import Recipe
 from gd_core.settings.candidates import CandidateConfig
 from gd_core.views import load_views
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
     parser.add_argument("--lora", action="append", default=[], help="on top of the model")
+    parser.add_argument("--recipe", type=Path, help="JSON of what to change of the model's recipe")
     several = [name for name, (count, *_) in SETS.items() if count > 1]
     parser.add_argument("--sets", nargs="+", default=["two_held_out", "three"], choices=several)
     parser.add_argument("--scenes", type=int, default=40, help="of each set")
@@ -62,6 +64,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=args.lora)
+    if args.recipe:
+        model = replace(model, recipe=Recipe.from_json(args.recipe.read_text(), model.recipe))
     args.out.mkdir(parents=True, exist_ok=True)
     labels = []
     for start in range(0, args.scenes, args.batch):
