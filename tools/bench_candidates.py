@@ -6,8 +6,9 @@
     python -m tools.bench_candidates --summary --out DIR          only the tables of what DIR holds
     python -m tools.bench_candidates --real-size 2 10 --out DIR   a verdict and an update at MVDream's size, random weights
 
-Every start of every prompt is sampled to the end and judged once (`tools.tiny.judge`); what candidates, retries and an oracle
-would have chosen, and what it would have cost, follows from that. Refocused samples are made where an arm has them. Lines of
+Every start of every prompt is compared early; those that a number of candidates would choose, with --all every one, are sampled
+to the end and judged (`tools.tiny.judge`). What candidates, retries and an oracle would have chosen, and what it would have
+cost, follows from that. Refocused samples are made where an arm has them. Lines of
 DIR/rows.jsonl are samples, so that a run that was cut short goes on. Coefficients, layers and refocusing are the recipe's,
 chosen on the development split.
 """
@@ -18,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from gd_core.diffusion import load_mvdream, predict_noise
 from gd_core.diffusion.model import MVDream
 from gd_core.diffusion.prompts import encode_prompt
 from gd_core.diffusion.random_weights import random_mvdream
-from gd_core.diffusion.sampling import candidate_seeds, sample_objects
+from gd_core.diffusion.sampling import Candidate, candidate_seeds, sample_objects
 from gd_core.diffusion.verdict import Witness
 from gd_core.settings.verdict import VerdictConfig
 from gd_core.verdicts import MISSING, THERE
@@ -39,7 +41,8 @@ from tools.tiny.judge import judge, solids_of_prompt
 from tools.tiny.labels import looking_only, one_start
 from tools.tiny.measure import SETS, prompts_of, seeds_of
 
-PLAIN, TODAY, DOUBTFUL = "plain", "refocus", "doubtful"  # without refocusing, with it in every sample, where there is doubt
+# Only compared; sampled without refocusing, with it in every sample, with it where there is doubt.
+EARLY, PLAIN, TODAY, DOUBTFUL = "early", "plain", "refocus", "doubtful"
 NOUNS = ("corgi", "teapot", "kite", "chair", "lamp", "boat", "guitar", "hat", "bicycle", "cactus")
 SEVERAL = [name for name, (count, *_) in SETS.items() if count > 1]
 
@@ -101,13 +104,37 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
         print(f"{name} {arm}: {start + len(part)}/{len(missing)}", flush=True)
 
 
+def compare_early(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, int]], args) -> None:
+    """What the early verdict sees of the candidates (prompt, k) of a set that are not there yet."""
+    prompts, seeds = prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split)
+    missing = [(i, k) for i, k in wanted if (name, i, EARLY, k) not in rows.rows]
+    for i in dict.fromkeys(i for i, _ in missing):
+        compared: list[Candidate] = []
+
+        def stop(candidates: list[Candidate], _: int, compared: list[Candidate] = compared) -> None:
+            compared += candidates
+            raise _Compared
+
+        with suppress(_Compared):
+            config = replace(model.recipe.candidates, count=args.starts, retries=0)
+            sample_objects(model, [prompts[i]], seeds=[seeds[i]], candidates=config, on_candidates=stop)
+        for k, candidate in enumerate(compared):
+            row = {"set": name, "index": i, "arm": EARLY, "k": k, "early": [v.features for v in candidate.verdicts]}
+            rows.add([row])
+
+
+class _Compared(Exception):
+    """Ends a run whose candidates have been compared."""
+
+
 class Prompt:
     """The candidates of one prompt with what the recipe's verdicts say of them."""
 
     def __init__(self, rows: Rows, name: str, index: int, config: VerdictConfig, count: int):
-        self.rows = [rows.rows[name, index, PLAIN, k] for k in range(count)]
+        self.rows = [rows.rows.get((name, index, PLAIN, k)) for k in range(count)]
         self.other = {arm: {k: rows.rows.get((name, index, arm, k)) for k in range(count)} for arm in (TODAY, DOUBTFUL)}
-        self.early = [_log_probability(row["early"], config.early) for row in self.rows]
+        compared = [rows.rows[name, index, EARLY, k] for k in range(count)]
+        self.early = [_log_probability(row["early"], config.early) for row in compared]
         self.config = config
 
     def winner(self, count: int) -> int:
@@ -115,10 +142,6 @@ class Prompt:
 
     def order(self, count: int) -> list[int]:
         return sorted(range(count), key=lambda k: -self.early[k])
-
-    def doubted(self, k: int) -> bool:
-        """Whether the early verdict doubts a subject of candidate `k`."""
-        return _least(self.rows[k]["early"], self.config.early) < self.config.there
 
     def retried(self, count: int, retries: int) -> tuple[dict, int]:
         """The row that is kept, and how many candidates were finished."""
@@ -172,6 +195,8 @@ def compare(prompts: Sequence[Prompt], seconds: dict, count: int) -> list[dict]:
             extra = acted * (seconds[DOUBTFUL] - seconds["looked"])
             name = "refocusing where in doubt" if n == 1 else f"{n} candidates, refocusing where in doubt"
             arms[name] = (chosen, n * early + rest + extra)
+    if not all(row for p in prompts for row in p.rows):
+        return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items()]
     for n in range(2, count + 1):
         kept, finished = zip(*(p.fresh(n - 1) for p in prompts), strict=True)
         arms[f"{n - 1} fresh retries"] = (list(kept), float(np.mean(finished)) * judged)
@@ -300,6 +325,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=4, help="candidates of each prompt, 1 to 8")
     parser.add_argument("--chosen", type=int, help="candidates whose winner is refocused, too (default: --starts)")
     parser.add_argument("--no-refocus", action="store_true", help="leave out the arms with refocusing")
+    parser.add_argument("--all", action="store_true", help="sample every start to the end: for retries and the oracle")
     parser.add_argument("--batch", type=int, default=8, help="samples made together")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--time", type=int, metavar="PROMPTS", help="only measure CPU seconds, on so many prompts of each set")
@@ -330,10 +356,13 @@ def main() -> None:
         for start in range(0, args.scenes, step):
             part = range(start, min(start + step, args.scenes))
             for name in args.sets:
-                sample(model, rows, name, [(i, k) for i in part for k in range(args.starts)], PLAIN, args)
+                every = [(i, k) for i in part for k in range(args.starts)]
+                compare_early(model, rows, name, every, args)
+                tried = {i: Prompt(rows, name, i, config, args.starts) for i in part}
+                chosen_of = {(i, tried[i].winner(n)) for i in part for n in range(1, args.starts + 1)}
+                sample(model, rows, name, every if args.all else sorted(chosen_of), PLAIN, args)
                 if not args.no_refocus:
                     sample(model, rows, name, [(i, 0) for i in part], TODAY, args)
-                    tried = {i: Prompt(rows, name, i, config, args.starts) for i in part}
                     winners = {(i, tried[i].winner(n)) for i in part for n in (1, chosen)}
                     sample(model, rows, name, sorted(winners), DOUBTFUL, args)
     if not timing.exists():
@@ -341,13 +370,15 @@ def main() -> None:
     seconds = json.loads(timing.read_text())
     summary, tables = {"model": model.config.name, "split": args.split, "verdict": asdict(config), "seconds": seconds}, []
     for name in args.sets:
-        whole = [i for i in range(args.scenes) if all((name, i, PLAIN, k) in rows.rows for k in range(args.starts))]
+        whole = [i for i in range(args.scenes) if all((name, i, EARLY, k) in rows.rows for k in range(args.starts))]
+        tried = {i: Prompt(rows, name, i, config, args.starts) for i in whole}
+        whole = [i for i in whole if all(tried[i].rows[tried[i].winner(n)] for n in range(1, args.starts + 1))]
         if not args.no_refocus:
             whole = [i for i in whole if (name, i, TODAY, 0) in rows.rows]
-        prompts = [Prompt(rows, name, i, config, args.starts) for i in whole]
+        prompts = [tried[i] for i in whole]
         if not prompts:
             continue
-        arms, verdicts = compare(prompts, seconds, args.starts), of_verdicts([r for p in prompts for r in p.rows], config)
+        arms, verdicts = compare(prompts, seconds, args.starts), of_verdicts([r for p in prompts for r in p.rows if r], config)
         summary[name] = {"arms": arms, "verdicts": verdicts}
         tables.append(markdown(name, arms, verdicts))
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1))
