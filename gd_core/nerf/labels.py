@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from scipy import ndimage
 from torch import Tensor, nn
 
 from ..cameras import Cameras
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 RESOLUTION = 64  # cells a side: attention says nothing finer
 RENDER_SIZE = 96  # pixels of the depth maps that tell what a view sees
 NEAR = 2.5  # cells: what lies within it of the surface is labelled with it
+REACH = 3  # cells beyond what is labelled where a mesh may still find its surface: faint matter that no view sees, in a gap
 SLACK = 1.5  # cells that a point may lie behind what a view sees, and be seen
 
 
@@ -103,6 +105,8 @@ def label_field(field: RadianceField, names: tuple[str, ...], masks: Float[Tenso
         priors.view(-1, *cells).numpy().astype(np.float64),
         confidence.view(cells).numpy(),
     )
+    away, nearest = ndimage.distance_transform_edt(shares.sum(0) == 0, return_indices=True)
+    shares = np.where((away <= REACH) & ~active.cpu().view(cells).numpy(), shares[(slice(None), *nearest)], shares)
     labels.shares.copy_(torch.from_numpy(np.round(255 * shares)).to(torch.uint8))
     return labels.to(field.device)
 

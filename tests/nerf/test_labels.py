@@ -6,7 +6,7 @@ import torch
 
 from gd_core.cameras import orbit_cameras
 from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
-from gd_core.nerf.labels import LabelGrid, label_field
+from gd_core.nerf.labels import RESOLUTION, LabelGrid, label_field
 from gd_core.subject_masks import named_subjects, random_walk, subject_masks
 from gd_core.views import ViewSet
 from tools.tiny.renderer import render
@@ -85,6 +85,10 @@ def test_labels_are_where_the_solids_are_and_are_saved_with_the_field(tmp_path):
     assert field.label_names == ("red cube", "blue sphere")
     points = torch.tensor([[-0.42, -0.3, 0.0], [0.42, -0.28, 0.0], [-0.6, 0.0, 0.25], [0.7, 0.1, 0.1], [0.0, 0.0, 0.95]])
     assert field.labels(points).tolist() == [0, 1, 0, 1, -1]
+    for label, above in enumerate(([-0.42, 0.0], [0.42, 0.1])):  # a mesh's surface may lie some cells above
+        column = torch.tensor([[*above, height / 100] for height in range(100)])
+        top = column[(field.shape(column) < 0).nonzero()[-1, 0]]
+        assert field.labels((top + torch.tensor([0.0, 0.0, 4 * 2 / RESOLUTION]))[None]).tolist() == [label]
     field.save(tmp_path / "a.safetensors")
     again = load_field(tmp_path / "a.safetensors")
     assert again.label_names == field.label_names and torch.equal(again.labels(points), field.labels(points))
