@@ -1,7 +1,10 @@
 """Views painted onto a true mesh that lies elsewhere, seen from between them: `python -m tools.bench_projection --out DIR`.
 
 The true surface of each scene is turned by quarter turns, scaled by 1.3 and shifted; `project_views` finds its place again and
-paints it from four views. Beside it, with `--field`, the mesh of a field that was fitted to the same views.
+paints it from four views. Beside it, with `--field`, the mesh of a field that was fitted to the same views. Pictures show the
+truth, the painted mesh and the field's, one below another.
+
+`bled` is the share of the surface that took the colour of another solid than its own, farther than `BORDER` from that one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from gd_core.cameras import orbit_cameras
 from gd_core.mesh import MeshConfig, TriangleMesh, extract_mesh, project_views
@@ -20,9 +24,10 @@ from gd_core.mesh.surface import decimate, vertex_normals
 from gd_core.nerf import fit_views
 from gd_core.views import ViewSet
 from tools.bench_mesh import SIZE, held_out_cameras, render_glb
-from tools.mesh_scenes import SCENES, SolidScene, psnr
+from tools.mesh_scenes import HIDING, SCENES, SolidScene, psnr
 
 VIEW_PIXELS = 128
+BORDER = 0.04  # world units: two pixels of a view
 TURN = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])  # y up, then a quarter about the vertical
 SCALE, SHIFT = 1.3, np.array([0.3, -0.2, 0.15])
 
@@ -43,20 +48,45 @@ def in_place(mesh: TriangleMesh) -> TriangleMesh:
     return replace(mesh, vertices=mesh.report["scale"] * mesh.vertices @ turn.T + shift, normals=mesh.normals @ turn.T)
 
 
+def bled(mesh: TriangleMesh, scene: SolidScene) -> float:
+    """Share of the area of a painted mesh, in its place, whose hue is nearest to that of another solid, far from it."""
+    corners = mesh.vertices[mesh.faces]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    distance = torch.stack([solid.distance(corners.mean(1)) for solid in scene.solids], dim=1)
+    size = len(mesh.texture)
+    column, row = (mesh.uvs[mesh.faces].mean(1) * size).long().clamp(0, size - 1).unbind(1)
+    hues = torch.nn.functional.normalize(torch.tensor([solid.color for solid in scene.solids]), dim=1)
+    alike = torch.nn.functional.normalize(mesh.texture[row, column], dim=1) @ hues.T
+    near = distance < distance.amin(1, keepdim=True) + BORDER
+    wrong = alike.amax(1) > torch.where(near, alike, -1).amax(1) + 1e-4
+    return float((area * wrong).sum() / area.sum())
+
+
+def strip(rows: list[torch.Tensor], path: Path) -> None:
+    """Pictures `[V, H, W, 3]` side by side, one row below another."""
+    pixels = torch.cat([torch.cat(list(row), dim=1) for row in rows]).clamp(0, 1)
+    Image.fromarray((pixels * 255).round().byte().numpy()).save(path)
+
+
 def bench(name: str, scene: SolidScene, views: ViewSet, out: Path, with_field: bool) -> dict:
     expected = scene.views(held_out_cameras(), SIZE).images
     mesh, _ = misplaced(scene, 10_000)
     painted = project_views(mesh, views, texture_size=512)
-    path = in_place(painted).export(out / f"{name.replace(' ', '_')}_projected.glb", overwrite=True)
+    placed = in_place(painted)
+    path = placed.export(out / f"{name.replace(' ', '_')}_projected.glb", overwrite=True)
+    shown = [expected, render_glb(path, held_out_cameras(), SIZE)]
     row = {
         "agreement": painted.report["agreement"],
         "seen": painted.report["seen"],
-        "psnr_projected": round(psnr(render_glb(path, held_out_cameras(), SIZE), expected), 2),
+        "bled": round(bled(placed, scene), 4),
+        "psnr_projected": round(psnr(shown[1], expected), 2),
     }
     if with_field:
         baked = extract_mesh(fit_views(views), MeshConfig(texture_size=512))
         path = baked.export(out / f"{name.replace(' ', '_')}_baked.glb", overwrite=True)
-        row["psnr_baked_field"] = round(psnr(render_glb(path, held_out_cameras(), SIZE), expected), 2)
+        shown.append(render_glb(path, held_out_cameras(), SIZE))
+        row["psnr_baked_field"] = round(psnr(shown[2], expected), 2)
+    strip(shown, out / f"{name.replace(' ', '_')}.png")
     print(name, json.dumps(row), flush=True)
     return row
 
@@ -69,7 +99,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rows = {
         name: bench(name, scene, scene.views(orbit_cameras(4), VIEW_PIXELS), args.out, args.field)
-        for name, scene in SCENES.items()
+        for name, scene in (SCENES | HIDING).items()
     }
     (args.out / "projection.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -18,11 +18,14 @@ LIGHT = torch.nn.functional.normalize(torch.tensor([0.4, -0.5, 0.8]), dim=0)
 
 @dataclass(frozen=True)
 class Solid:
-    """`kind` is "sphere", "cube" or "cylinder" (upright); `size` its radius or half side; `color` sRGB 0..1."""
+    """`kind` is "sphere", "cube", "box" or "cylinder" (upright); `color` sRGB 0..1.
+
+    `size`: the radius or half side, of a box the three half sides.
+    """
 
     kind: str
     center: tuple[float, float, float]
-    size: float
+    size: float | tuple[float, float, float]
     color: tuple[float, float, float]
 
     def distance(self, points: Tensor) -> Tensor:
@@ -30,8 +33,8 @@ class Solid:
         local = points - torch.tensor(self.center)
         if self.kind == "sphere":
             return local.norm(dim=1) - self.size
-        if self.kind == "cube":
-            outside = local.abs() - self.size
+        if self.kind in ("cube", "box"):
+            outside = local.abs() - torch.tensor(self.size)
             return outside.clamp(min=0).norm(dim=1) + outside.amax(1).clamp(max=0)
         sides = torch.stack((local[:, :2].norm(dim=1) - 0.7 * self.size, local[:, 2].abs() - self.size), dim=1)
         return sides.clamp(min=0).norm(dim=1) + sides.amax(1).clamp(max=0)
@@ -95,6 +98,22 @@ THREE_SOLIDS = SolidScene(
 )
 STACK = SolidScene((Solid("cube", (0.0, 0.0, -0.3), 0.35, YELLOW), Solid("sphere", (0.0, 0.0, 0.32), 0.3, BLUE)))
 SCENES = {"three solids": THREE_SOLIDS, "stack": STACK}
+CHAIR = SolidScene(
+    (
+        Solid("box", (0.0, 0.0, 0.0), (0.4, 0.4, 0.06), RED),
+        Solid("box", (0.0, 0.34, 0.4), (0.4, 0.06, 0.35), BLUE),
+        *(Solid("box", (x, y, -0.36), (0.06, 0.06, 0.32), GREEN) for x in (-0.34, 0.34) for y in (-0.34, 0.34)),
+    )
+)
+RABBIT = SolidScene(
+    (
+        Solid("sphere", (0.0, 0.1, -0.3), 0.38, YELLOW),
+        Solid("sphere", (0.0, -0.22, 0.18), 0.25, RED),
+        *(Solid("box", (x, -0.15, 0.6), (0.07, 0.04, 0.26), BLUE) for x in (-0.13, 0.13)),
+        Solid("sphere", (0.0, 0.5, -0.3), 0.13, GREEN),
+    )
+)
+HIDING = {"chair": CHAIR, "rabbit": RABBIT}  # shapes that hide parts of themselves from every view
 
 
 def psnr(image: np.ndarray | Tensor, reference: np.ndarray | Tensor) -> float:
