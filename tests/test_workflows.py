@@ -23,10 +23,12 @@ NAMES = (
     "5_batch_of_seeds",
     "6_turntable_video",
     "7_views_to_hunyuan3d",
+    "8_parts_by_word",
 )
 TITLE = 30  # pixels above a node's `pos`
 CORE_OUTPUTS = {
     "CreateVideo": ["VIDEO"],
+    "Preview3DAdvanced": ["LOAD3D_MODEL_INFO", "LOAD3D_CAMERA"],
     "PreviewImage": ["IMAGE"],
     "SaveVideo": ["VIDEO"],
     "PreviewAny": ["STRING"],
