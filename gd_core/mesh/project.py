@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -18,7 +17,7 @@ from scipy.spatial import cKDTree
 from ..nerf.hull import project
 from ..settings.mesh import MAX_UNWRAP_FACES
 from ..views import Progress, ViewSet
-from .raster import depth_maps
+from .raster import depth_maps, sample
 from .settings import MIN_AGREEMENT
 from .silhouette import place
 from .surface import Faces, NewFaces, NewVertices, Vertices, piece_labels, unit
@@ -138,11 +137,11 @@ def paint(
         column, row, depth = (value[0].numpy() for value in project(camera, torch.from_numpy(points), height, width))
         toward = unit(camera.positions[0].numpy() - points)
         straight = np.clip((facing * toward).sum(1), 0, 1)
-        nearest = _sample(depths[view][..., None], column, row, "nearest")[:, 0]
+        nearest = sample(depths[view][..., None], column, row, "nearest")[:, 0]
         visible = (depth > 0) & (depth < nearest + DEPTH_SLACK * size) & np.isfinite(nearest)
-        rim = _sample(_from_rim(depths[view], views.masks[view].numpy(), size)[..., None], column, row)[:, 0]
+        rim = sample(_from_rim(depths[view], views.masks[view].numpy(), size)[..., None], column, row)[:, 0]
         weight = np.where(visible, straight**STRAIGHTNESS * rim, 0)
-        pixels = _sample(views.images[view].numpy(), column / DEPTH_PIXELS, row / DEPTH_PIXELS)
+        pixels = sample(views.images[view].numpy(), column / DEPTH_PIXELS, row / DEPTH_PIXELS)
         total += weight[:, None] * pixels
         weights += weight
     seen = weights > 1e-3
@@ -175,15 +174,6 @@ def _from_rim(depth: Float[np.ndarray, "h w"], mask: Float[np.ndarray, "H W"], s
     return np.clip((ndimage.distance_transform_edt(inside) - 1) / (RIM_PIXELS * DEPTH_PIXELS), 0, 1).astype(np.float32)
 
 
-def _sample(image: np.ndarray, column: np.ndarray, row: np.ndarray, mode: str = "bilinear") -> np.ndarray:
-    """`[N, C]` of `[h, w, C]` at pixel coordinates that count from the upper left corner."""
-    height, width = image.shape[:2]
-    grid = np.stack((2 * column / width - 1, 2 * row / height - 1), -1).astype(np.float32)
-    plane = torch.from_numpy(np.ascontiguousarray(image, np.float32)).movedim(-1, 0)[None]
-    sampled = F.grid_sample(plane, torch.from_numpy(grid)[None, None], mode, "border", align_corners=False)
-    return sampled[0, :, 0].T.numpy()
-
-
 def _own_uvs(mesh: TriangleMesh, texture_size: int) -> Float[np.ndarray, "N 2"] | None:
     """The mesh's UVs, unless they leave the square or lie on each other."""
     if mesh.uvs is None:
@@ -199,4 +189,4 @@ def _own_uvs(mesh: TriangleMesh, texture_size: int) -> Float[np.ndarray, "N 2"] 
 
 def _at_corners(texture: torch.Tensor, uvs: np.ndarray) -> torch.Tensor:
     size = len(texture)
-    return torch.from_numpy(_sample(texture.numpy(), uvs[:, 0] * size, uvs[:, 1] * size).clip(0, 1))
+    return torch.from_numpy(sample(texture.numpy(), uvs[:, 0] * size, uvs[:, 1] * size).clip(0, 1))

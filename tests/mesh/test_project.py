@@ -8,7 +8,7 @@ import torch
 
 from gd_core.cameras import orbit_cameras
 from gd_core.mesh.project import paint, project_views
-from gd_core.mesh.raster import depth_maps
+from gd_core.mesh.raster import depth_maps, render_unlit
 from gd_core.mesh.silhouette import place, quarter_turns
 from gd_core.mesh.surface import decimate, piece_labels, vertex_normals
 from gd_core.mesh.triangle_mesh import TriangleMesh
@@ -60,6 +60,28 @@ def test_the_nearest_surface_hides_what_is_behind(three):
     points = origins.numpy() + directions.numpy() * (np.where(drawn, depth, 0) / ahead)[..., None]
     off = THREE_SOLIDS.distance(torch.from_numpy(np.float32(points[drawn]))).abs()
     assert off.quantile(0.95) < 0.03
+
+
+def test_pictures_of_a_painted_mesh_are_the_views_that_painted_it(three):
+    vertices, faces, views = three
+    painted = project_views(mesh_of(vertices, faces), views, texture_size=128)
+    images, masks = render_unlit(painted, VIEWS, 64, 64, background=(0.0, 0.0, 0.0))
+    both = (masks > 0.5) & (views.masks > 0.99)
+    assert both.sum() > 0.9 * (views.masks > 0.5).sum()
+    assert (images - views.images).abs().amax(-1)[both].quantile(0.9) < 0.1
+    assert (images[masks == 0] == 0).all()
+
+
+def test_colours_of_corners_run_straight_in_space_not_in_the_picture():
+    corners = np.float32([(-1, -1, -0.5), (1, -1, -0.5), (1, 1, 0.5), (-1, 1, 0.5)])
+    mesh = mesh_of(corners, np.int64([(0, 1, 2), (0, 2, 3)]))
+    mesh.vertex_colors = torch.from_numpy((corners + 1) / 2)
+    images, masks = render_unlit(mesh, VIEWS[3], 48, 48)
+    origins, directions = VIEWS[3].rays(48, 48)
+    along = (0.5 * origins[..., 1] - origins[..., 2]) / (directions[..., 2] - 0.5 * directions[..., 1])  # the plane z = y / 2
+    points = (origins + along[..., None] * directions + 1) / 2
+    assert masks.sum() > 100
+    torch.testing.assert_close(images[masks > 0.5], points[masks > 0.5], atol=2e-4, rtol=0)
 
 
 def test_colours_land_on_their_solids_and_the_mesh_stays_where_it_was(three):
