@@ -4,6 +4,7 @@
     python -m tools.ablations guidance --out out/guidance        guidance scales of the sampler (stage 1)
     python -m tools.ablations sds --out out/sds                  refinement without and with score distillation
     python -m tools.ablations multiview-sds --out out/mvsds      2D and multi-view score distillation
+    python -m tools.ablations diversity --seeds 0 1 2 --out out/diversity   how unlike the assets of one prompt are
 
 Each leaves `report.html` and `report.json` in DIR, and with `--small docs/reports/NAME` a page and a picture small enough to
 commit. A second run of the same command goes on where the first stopped. With `--model` and `--set` they run on any model; the
@@ -59,6 +60,15 @@ ABLATIONS: dict[str, tuple[str, str, dict[str, dict]]] = {
         "Ablation: 2D against multi-view score distillation",
         "asset",
         {"2D SDS": {"refinement": {"multi_view": False}}, "multi-view SDS": {"refinement": {"multi_view": True}}},
+    ),
+    "diversity": (
+        "Ablation: diversity of assets beside their alignment",
+        "asset",
+        {
+            "plain": {"refocus": None, "candidates": {"count": 1}},
+            "refocusing": {"refocus": {"when": "always"}, "candidates": {"count": 1}},
+            "four candidates": {"refocus": None, "candidates": {"count": 4}},
+        },
     ),
 }
 """Name -> title, what is made, and the settings of each run, of which the first is what the others are compared with."""

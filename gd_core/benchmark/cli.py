@@ -15,11 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..cli import add_lora
+from ..metrics.alignment import two_step_judge
 from ..metrics.clip import load_clip
 from .prompt_sets import bundled_sets, load_prompts
+from .protocols import PROTOCOLS, check_protocol
 from .report import Run, write_report, write_small_report
 from .runner import Plan, items_of, load_callable, run_benchmark
-from .scoring import Scorers, score_run
+from .scoring import INCEPTION, Scorers, score_run
 from .workers import RayCluster, run_here, run_processes
 
 DESCRIPTION = """Run every prompt of a set with every seed, score what was made, and write DIR/report.html and DIR/report.json.
@@ -71,11 +73,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads of each worker (default: 1)")
     where.add_argument("--ray", metavar="ADDRESS", help="run on Ray: local, auto, HOST:PORT or ray://HOST:PORT")
     scored = parser.add_argument_group("what is measured besides")
+    scored.add_argument(
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)}: look and judge as its authors do, not in this pack's own way (docs/evaluation.md)",
+    )
+    scored.add_argument("--pool", metavar="SET", help="prompts that a protocol's R-Precision chooses from (default: the set's)")
     scored.add_argument("--clip", type=Path, metavar="FOLDER", help="a CLIP model in transformers' layout: CLIP metrics")
     scored.add_argument("--judge", metavar="FUNCTION", help="FILE.py:NAME, (images [V,H,W,3], prompt) -> dict of verdicts")
     scored.add_argument("--captioner", metavar="FUNCTION", help="FILE.py:NAME, images [V,H,W,3] -> captions, for T3-style")
     scored.add_argument("--caption-judge", metavar="FUNCTION", help="FILE.py:NAME, (prompt, captions) -> 1 to 5")
-    scored.add_argument("--reference", type=Path, metavar="FOLDER", help="folder of real pictures: FID and KID")
+    scored.add_argument("--language-model", metavar="FUNCTION", help="FILE.py:NAME, text -> answer: T3Bench's judge")
+    scored.add_argument(
+        "--reference",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures for FID and KID to compare with: a text-to-image model's, of the same prompts, or real ones",
+    )
     scored.add_argument("--inception", type=Path, metavar="FILE", help="FID's Inception weights; without them CLIP's features")
 
 
@@ -94,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
     items = items_of(prompts, args.seeds)
     scorers = make_scorers(args)
     settings = parse_settings(args.setting) | ({"loras": args.lora} if args.lora else {})
+    if args.protocol is not None:
+        settings["protocol"] = args.protocol
     plan = Plan(args.maker, args.model, settings, args.threads)
     with ExitStack() as stack:
         execute = run_here if args.workers == 1 else run_processes
@@ -114,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         seeds = " ".join(map(str, args.seeds))
         limit = "" if args.limit is None else f" --limit {args.limit}"
         judge = "" if args.judge is None else f" --judge {Path(args.judge).name}"
+        judge += "" if args.protocol is None else f" --protocol {args.protocol}"
         command = f"python -m gd_core evaluate {args.set}{limit} --maker {args.maker} --seeds {seeds}{judge} --out DIR"
         write_small_report(args.small, data, items, runs, command)
     print(f"{len(scores.items)} of {len(items)} items, report in {args.out / 'report.html'}")
@@ -136,14 +153,24 @@ def parse_settings(pairs: Sequence[str]) -> dict:
 
 def make_scorers(args: argparse.Namespace) -> Scorers:
     """What `args` asks to be measured, loaded."""
+    if args.protocol is not None:
+        check_protocol(args.protocol, args.maker, [name.replace("_", "-") for name, value in vars(args).items() if value])
+    elif args.pool is not None:
+        raise ValueError("--pool is for the R-Precision of a protocol: give --protocol dreamfields or paper, too")
+    if args.caption_judge is not None and args.language_model is not None:
+        raise ValueError("--caption-judge and --language-model are two judges of the captions: give one")
     scorers = Scorers(
         clip=None if args.clip is None else load_clip(args.clip),
         judge=None if args.judge is None else load_callable(args.judge),
         captioner=None if args.captioner is None else load_callable(args.captioner),
         caption_judge=None if args.caption_judge is None else load_callable(args.caption_judge),
+        protocol=args.protocol,
+        pool=() if args.pool is None else [prompt.text for prompt in load_prompts(args.pool).prompts],
     )
+    if args.language_model is not None:
+        scorers.caption_judge = two_step_judge(load_callable(args.language_model))
     if (scorers.captioner is None) != (scorers.caption_judge is None):
-        raise ValueError("T3-style alignment needs both --captioner and --caption-judge")
+        raise ValueError("T3-style alignment needs both --captioner and --caption-judge or --language-model")
     if args.inception is not None and args.reference is None:
         raise ValueError("--inception is for FID and KID, which also need --reference FOLDER")
     if args.reference is not None:
@@ -151,7 +178,7 @@ def make_scorers(args: argparse.Namespace) -> Scorers:
         if args.inception is not None:
             from ..metrics.distribution import inception_features  # noqa: PLC0415  (torchmetrics is an optional extra)
 
-            scorers.features, scorers.feature_name = inception_features(args.inception), "Inception v3 (2048)"
+            scorers.features, scorers.feature_name = inception_features(args.inception), INCEPTION
         elif scorers.clip is not None:
             clip = scorers.clip
             scorers.features = lambda images: clip.embed_images(images.movedim(1, -1))

@@ -21,14 +21,22 @@ from ..metrics.scorecard import evaluate_field
 from ..nerf import FitConfig, RadianceField, load_field
 from ..pipeline import generate
 from ..recipe import chosen
+from ..settings.candidates import CandidateConfig
 from ..settings.reading import read_settings
 from ..views import ViewSet, load_views
 from .items import Made
 from .prompt_sets import Prompt
+from .protocols import protocol_pictures
 from .runner import Maker
 
-SAMPLING = ("negative_prompt", "steps", "guidance_scale", "refocus")
-STAGES = {"refocus": RefocusConfig, "fit": FitConfig, "refinement": RefineConfig, "mesh": MeshConfig}
+SAMPLING = ("negative_prompt", "steps", "guidance_scale", "refocus", "candidates")
+STAGES = {
+    "refocus": RefocusConfig,
+    "candidates": CandidateConfig,
+    "fit": FitConfig,
+    "refinement": RefineConfig,
+    "mesh": MeshConfig,
+}
 TURNTABLE_VIEWS = 8  # all around, and no reference view among them
 SURFACE_POINTS = 2048
 
@@ -39,10 +47,12 @@ def views_maker(model: str, settings: dict) -> Maker:
     Raises:
         ValueError: a setting that there is not; what `load_mvdream` raises.
     """
-    arguments = _arguments(settings, (*SAMPLING, "loras"))
+    arguments = _arguments(settings, (*SAMPLING, "loras", "protocol"))
+    arguments.pop("protocol", None)  # of those that look at the views, none asks for other ones
     loaded = load_mvdream(model, loras=arguments.pop("loras", ()))
     if arguments["refocus"] is not None:
         arguments["refocus"] = chosen(loaded.recipe.refocus, arguments["refocus"], "setting 'refocus'")
+    arguments["candidates"] = chosen(loaded.recipe.candidates, arguments["candidates"], "setting 'candidates'")
 
     def make(prompt: Prompt, seed: int) -> Made:
         views = sample_views(loaded, prompt.text, seed=seed, **arguments)
@@ -52,12 +62,14 @@ def views_maker(model: str, settings: dict) -> Maker:
 
 
 def asset_maker(model: str, settings: dict) -> Maker:
-    """The whole pipeline, `generate`. What is scored is the finished field seen from eight sides, and its mesh.
+    """The whole pipeline, `generate`. What is scored is the finished field seen from eight sides, or what the setting
+    `protocol` looks at (`protocols.PROTOCOLS`); and the mesh.
 
     Raises:
         ValueError: a setting that there is not; what `load_mvdream` raises.
     """
-    arguments = _arguments(settings, (*SAMPLING, "loras", "fit", "refinement", "mesh"))
+    arguments = _arguments(settings, (*SAMPLING, "loras", "fit", "refinement", "mesh", "protocol"))
+    protocol = arguments.pop("protocol", None)
     loaded = load_mvdream(model, loras=arguments.pop("loras", ()))
 
     def make(prompt: Prompt, seed: int) -> Made:
@@ -67,12 +79,15 @@ def asset_maker(model: str, settings: dict) -> Maker:
             )
             views = load_views(Path(folder) / "views.safetensors")
             field = load_field(Path(folder) / "field.safetensors")
+            seen = _turntable(field, views)
+            if protocol is not None:
+                seen = protocol_pictures(protocol, views, field, Path(folder) / "mesh.glb", seen.cameras)
             mesh = trimesh.load(Path(folder) / "mesh.glb", force="mesh")
             mesh.merge_vertices(merge_tex=True, merge_norm=True)  # the seams of the texture are not holes
         numbers = evaluate_field(field, views) | _stage_seconds(record["seconds"])
         numbers |= {"mesh_faces": float(len(mesh.faces)), "mesh_watertight": bool(mesh.is_watertight)}
         points = sample_surface(mesh, SURFACE_POINTS, torch.Generator().manual_seed(0))
-        return Made(views, _turntable(field, views), points, numbers)
+        return Made(views, seen, points, numbers)
 
     return make
 
@@ -99,7 +114,7 @@ def _arguments(settings: dict, known: tuple[str, ...]) -> dict:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"unknown setting '{name}': this maker takes {', '.join(known)}")
-        if name in STAGES and value is not None:
+        if name in STAGES and (value is not None or name == "candidates"):
             read_settings(STAGES[name](), value, f"setting '{name}'", run=True)
     complete = {name: {} for name in STAGES} | settings
     return {name: value for name, value in complete.items() if name in known}

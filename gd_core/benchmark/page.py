@@ -17,6 +17,7 @@ HEADLINES = (
 )  # fmt: skip
 WHOLE = {
     "fid": ("FID", "lower is better"),
+    "paper_fid": ("FID, protocol paper", "lower is better; against a text-to-image model's pictures of the same prompts"),
     "kid": ("KID", "lower is better"),
     "kid_deviation": ("KID, deviation over subsets", ""),
     "distribution_features": ("FID and KID features", ""),
@@ -35,6 +36,7 @@ def render_page(data: dict, gallery: list[dict]) -> str:
         _tiles(runs[0], metrics) if len(runs) == 1 else _comparisons(data, metrics),
         _charts(runs, metrics),
         _table(runs, metrics),
+        _diversity(runs, metrics),
         _whole(runs),
         _failures(runs),
         _gallery(gallery, runs, metrics),
@@ -67,6 +69,7 @@ def _header(data: dict) -> str:
         "items": made,
         "failed": failed,
         "model": model,
+        "protocol": ", ".join(dict.fromkeys(run["plan"]["settings"].get("protocol", "this pack's own") for run in runs)),
         "made by": ", ".join(dict.fromkeys(Path(run["plan"]["maker"]).name for run in runs)),
         "device": data["environment"]["device"],
         "version": data["environment"]["grounded_dreamer"],
@@ -177,6 +180,36 @@ def _cell(runs: list[dict], name: str, group: str, metric: Metric) -> str:
             tail = f"<span class='range'>{between}, n = {estimate.n}</span>"
             lines.append(f"<div>{key}{_form(estimate.value, metric)}<br>{tail}</div>")
     return "".join(lines)
+
+
+def diversity_beside_alignment(runs: list[dict]) -> tuple[list[str], list[tuple[str, int, list[float | None]]]]:
+    """Names of the diversities and then the alignments that were measured over several seeds, and for each run its name, how
+    many prompts, and the means."""
+    records = [{**r["numbers"], **r["alignment"]} for run in runs for r in run["prompts"]]
+    diversities = {name for run in runs for r in run["prompts"] for name in r["numbers"]}
+    names = sorted({name for record in records for name in record}, key=lambda name: (name not in diversities, name))
+    rows = []
+    for run in runs:
+        of_run = [{**r["numbers"], **r["alignment"]} for r in run["prompts"]]
+        found = [[record[name] for record in of_run if name in record] for name in names]
+        rows.append((run["name"], len(of_run), [sum(values) / len(values) if values else None for values in found]))
+    return names, rows
+
+
+def _diversity(runs: list[dict], metrics: dict[str, Metric]) -> str:
+    names, rows = diversity_beside_alignment(runs)
+    if not names:
+        return ""
+    head = "".join(f"<th>{escape(metrics[name].label)}</th>" for name in names)
+    lines = []
+    for name, count, values in rows:
+        cells = "".join(f"<td>{'' if value is None else number(value)}</td>" for value in values)
+        lines.append(f"<tr><td>{escape(name)}</td><td>{count}</td>{cells}</tr>")
+    return (
+        "<h2>Diversity beside alignment</h2><p class='note'>Means over the prompts that have several seeds. What shows "
+        "something else each time is diverse, too: a diversity counts where the alignment holds.</p>"
+        f"<div class='card wide'><table><tr><th>run</th><th>prompts</th>{head}</tr>{''.join(lines)}</table></div>"
+    )
 
 
 def _whole(runs: list[dict]) -> str:

@@ -21,9 +21,9 @@ from ..devices import describe as describe_device
 from ..devices import resolve_device
 from ..files import write_text
 from ..metrics.scorecard import Metric, describe, report_order
-from .charts import shown
+from .charts import number, shown
 from .items import load_item
-from .page import render_page
+from .page import diversity_beside_alignment, render_page
 from .prompt_sets import PromptSet
 from .runner import Item, Plan, item_folder, write_json
 from .scoring import Scores
@@ -184,6 +184,7 @@ def write_small_report(path: Path, data: dict, items: Sequence[Item], runs: Sequ
         f"    {command}\n",
         markdown_table(data),
         *(_markdown_comparison(comparison, data["metrics"]) for comparison in data["comparisons"]),
+        *_markdown_diversity(data),
         *dict.fromkeys(note + "\n" for run in data["runs"] for note in run["notes"]),
         f"Rows: prompts. Columns: {', '.join(run.name for run in runs)}.\n",
         f"![some of the items]({path.with_suffix('.jpg').name})\n",
@@ -219,6 +220,18 @@ def _markdown_comparison(comparison: dict, metrics: dict[str, dict]) -> str:
             counts = f"{paired['risen']} | {paired['fallen']} | {paired['p_value']:.3g}"
             lines.append(f"| {metric['label']} | {change} | {counts} |")
     return "\n".join(lines) + "\n"
+
+
+def _markdown_diversity(data: dict) -> list[str]:
+    names, rows = diversity_beside_alignment(data["runs"])
+    if not names:
+        return []
+    labels = [data["metrics"][name]["label"] for name in names]
+    lines = ["**Diversity beside alignment**, means over the prompts that have several seeds:\n"]
+    lines += ["| run | prompts | " + " | ".join(labels) + " |", "|---" * (len(labels) + 2) + "|"]
+    for name, count, values in rows:
+        lines.append(f"| {name} | {count} | " + " | ".join("" if v is None else number(v) for v in values) + " |")
+    return ["\n".join(lines) + "\n"]
 
 
 def markdown_table(data: dict) -> str:

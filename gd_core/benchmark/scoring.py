@@ -15,10 +15,13 @@ from ..metrics.alignment import Captioner, CaptionJudge, caption_alignment
 from ..metrics.clip import ClipEncoder, clip_r_precision
 from ..metrics.consistency import opposite_view_correlation
 from ..metrics.diversity import chamfer_diversity, cosine_diversity, image_diversity
-from ..metrics.scorecard import Judge, clip_numbers, describe, judged
+from ..metrics.scorecard import Judge, clip_numbers, describe, is_alignment, judged
 from .items import SavedItem, load_item
+from .protocols import attend_excite_numbers, check_pictures, described, finds_its_prompt, halves
 from .runner import Item, failure_file, item_folder
 from .statistics import Estimate, bootstrap_mean, wilson_interval
+
+INCEPTION = "Inception v3 (2048)"
 
 
 @dataclass
@@ -29,7 +32,10 @@ class Scorers:
         clip: CLIP score, R-Precision, minimum-object CLIP, the Janus proxy, embedding diversity.
         judge: verdicts on an item's pictures.
         captioner, caption_judge: T3-style alignment; both or neither.
-        reference: real images `[n, H, W, 3]`, 0..1, and features: FID and KID. feature_name: of the network, for the report.
+        reference: images `[n, H, W, 3]`, 0..1, to be near to, and features: FID and KID. feature_name: of the network, for the
+            report. FID's usual reference in text-to-3D is a text-to-image model's pictures of the same prompts.
+        protocol: a name of `protocols.PROTOCOLS`: its numbers in place of this pack's own.
+        pool: prompts that its R-Precision chooses from; without any, all that are scored.
     """
 
     clip: ClipEncoder | None = None
@@ -39,6 +45,8 @@ class Scorers:
     reference: Tensor | None = None
     features: Callable[[Tensor], Tensor] | None = None
     feature_name: str = ""
+    protocol: str | None = None
+    pool: Sequence[str] = ()
 
 
 @dataclass
@@ -101,14 +109,18 @@ def score_run(out: Path, items: Sequence[Item], scorers: Scorers | None = None) 
     for item in items:
         if failure_file(out, item).is_file():
             scores.failed[item.key] = json.loads(failure_file(out, item).read_text(encoding="utf-8"))["error"]
-    embeddings = _add_clip(saved, scores, scorers.clip)
+    if scorers.protocol is None:
+        embeddings = _add_clip(saved, scores, scorers.clip)
+    else:
+        embeddings = _add_protocol(saved, scores, scorers)
+    alignment = {"t3bench": "t3bench_alignment", "paper": "paper_alignment"}.get(scorers.protocol, "caption_alignment")
     for one in saved.values():
         one.record["numbers"] |= one.record["resources"]
         if scorers.judge is not None:
             one.record["numbers"] |= judged(scorers.judge, one.images.float() / 255, one.record["prompt"])
         if scorers.captioner is not None:
             made = caption_alignment(one.images.float() / 255, one.record["prompt"], scorers.captioner, scorers.caption_judge)
-            one.record["numbers"]["caption_alignment"], one.record["captions"] = made.score, made.captions
+            one.record["numbers"][alignment], one.record["captions"] = made.score, made.captions
     _add_diversity(saved, scores, embeddings)
     _add_whole(saved, scores, scorers)
     return scores
@@ -136,6 +148,33 @@ def _add_clip(saved: dict[Item, SavedItem], scores: Scores, clip: ClipEncoder | 
     return embeddings
 
 
+def _add_protocol(saved: dict[Item, SavedItem], scores: Scores, scorers: Scorers) -> dict[Item, Tensor]:
+    """The protocol's CLIP numbers into every record; returns the pictures' embeddings `[V, D]` by item, if it has a CLIP."""
+    name, clip = scorers.protocol, scorers.clip
+    for item, one in saved.items():
+        check_pictures(name, len(one.images), item.key)
+    scores.notes.append(described(name, clip))
+    if clip is None:
+        return {}
+    embeddings = {item: clip.embed_images(one.images.float() / 255) for item, one in saved.items()}
+    if name == "attend-excite":
+        for item, one in saved.items():
+            one.record["numbers"] |= attend_excite_numbers(clip, embeddings[item], one.record["prompt"])
+        without = [item.key for item in saved if halves(item.prompt.text) is None]
+        if without:
+            scores.notes.append(f"{len(without)} items have no 'and' or 'with' in their prompt and were left out, as there.")
+    if name in ("dreamfields", "paper"):
+        own = list(dict.fromkeys(item.prompt.text for item in saved))
+        prompts = list(dict.fromkeys(scorers.pool or own))
+        pool, of_own = clip.embed_texts(prompts), dict(zip(own, clip.embed_texts(own), strict=True))
+        for item, one in saved.items():
+            found = finds_its_prompt(embeddings[item], pool, prompts, item.prompt.text, of_own[item.prompt.text])
+            value = bool(found[0]) if name == "dreamfields" else float(found.float().mean())
+            one.record["numbers"][f"{name}_r_precision"] = value
+        scores.whole["r_precision_pool"] = len(prompts)
+    return embeddings
+
+
 def _add_diversity(saved: dict[Item, SavedItem], scores: Scores, embeddings: dict[Item, Tensor]) -> None:
     by_prompt: dict[str, list[Item]] = {}
     for item in saved:
@@ -151,8 +190,18 @@ def _add_diversity(saved: dict[Item, SavedItem], scores: Scores, embeddings: dic
         if all(cloud is not None for cloud in clouds):
             numbers["chamfer_diversity"] = chamfer_diversity(clouds)
         prompt = of_prompt[0].prompt
-        scores.prompts.append({"id": prompt.id, "prompt": prompt.text, "group": prompt.group, "numbers": numbers})
-    if not scores.prompts:
+        records = [saved[item].record["numbers"] for item in of_prompt]
+        shared = [name for name in records[0] if is_alignment(name) and all(name in r for r in records)]
+        beside = {name: sum(float(record[name]) for record in records) / len(records) for name in shared}
+        scores.prompts.append(
+            {"id": prompt.id, "prompt": prompt.text, "group": prompt.group, "numbers": numbers, "alignment": beside}
+        )
+    if scores.prompts:
+        if not embeddings:
+            scores.notes.append("Embedding diversity was not measured: it needs an image model (--clip).")
+        if not any("chamfer_diversity" in record["numbers"] for record in scores.prompts):
+            scores.notes.append("Chamfer diversity was not measured: it compares surfaces, and these items have none.")
+    else:
         scores.notes.append("Diversity was not measured: it compares the seeds of a prompt, and each has one (--seeds 0 1 2).")
 
 
@@ -167,7 +216,8 @@ def _add_whole(saved: dict[Item, SavedItem], scores: Scores, scorers: Scorers) -
     from ..metrics.distribution import fid, kid  # noqa: PLC0415  (torchmetrics is an optional extra)
 
     images = torch.cat([one.images for one in saved.values()]).float() / 255
-    scores.whole["fid"] = fid(images, scorers.reference, scorers.features)
+    as_paper = scorers.protocol == "paper" and scorers.feature_name == INCEPTION
+    scores.whole["paper_fid" if as_paper else "fid"] = fid(images, scorers.reference, scorers.features)
     scores.whole["kid"], scores.whole["kid_deviation"] = kid(images, scorers.reference, scorers.features)
     scores.whole["distribution_features"] = scorers.feature_name
     scores.notes.append(

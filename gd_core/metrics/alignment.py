@@ -18,12 +18,37 @@ Captioner = Callable[[Float[Tensor, "V H W 3"]], list[str]]
 CaptionJudge = Callable[[str, list[str]], float]
 """Prompt and captions to a score: 1 (nothing of the prompt) to 5 (all of it)."""
 
-JUDGE_INSTRUCTION = (
-    "You see captions of several views of one 3D object. Score from 1 to 5 how completely they contain what a prompt asks for: "
-    "5 every subject with its attributes and relations, 4 slight omissions, 3 the main subjects only, 2 part of them, 1 none. "
-    "Judge recall only: extra content costs nothing. Answer with the number. Prompt: {prompt}\nCaptions:\n{captions}"
+LanguageModel = Callable[[str], str]
+"""A text to a language model's answer, at temperature 0."""
+
+MERGE_INSTRUCTION = (
+    "These captions describe one 3D object, each from another side. Make one short caption of them. Leave out the background, "
+    "what the object stands on, and poses.\n{captions}\nThe caption:"
 )
-"""A rubric in T3Bench's spirit and our words, for judges that are language models."""
+SCORE_INSTRUCTION = (
+    "Score from 1 to 5, with 5 the best, how much of a prompt a caption contains. Judge recall only: what the caption adds "
+    "costs nothing. Colours and features that are right raise the score. Answer with the number alone.\n"
+    "Prompt: {prompt}\nCaption: {caption}"
+)
+"""What T3Bench asks, in our words: its own are in `run_caption.py` and `run_eval_alignment.py` of THU-LYJ-Lab/T3Bench."""
+
+
+def two_step_judge(model: LanguageModel) -> CaptionJudge:
+    """T3Bench's judge: a language model merges the captions into one, then scores that one; the score is rounded.
+
+    The judge raises ValueError for an answer that is no number.
+    """
+
+    def judge(prompt: str, captions: list[str]) -> float:
+        listed = "\n".join(f"view {number}: {caption}" for number, caption in enumerate(captions, 1))
+        caption = model(MERGE_INSTRUCTION.format(captions=listed)).strip().rstrip(".").strip("\"'").rstrip(".")
+        answer = model(SCORE_INSTRUCTION.format(prompt=prompt, caption=caption))
+        try:
+            return float(round(float(answer)))
+        except ValueError:
+            raise ValueError(f"the language model answered '{answer}' for '{prompt}': it must give a number, 1 to 5") from None
+
+    return judge
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ def clip_r_precision(
 
 
 def minimum_object_clip(images: Float[Tensor, "V D"], subjects: Float[Tensor, "S D"]) -> tuple[float, int]:
-    """CLIP score, 0..100, of the worst-served subject and which it is: the mean over V views for each subject, then the minimum
-    over subjects (Chefer et al. 2023, Attend-and-Excite, "minimum object similarity", averaged over an object's views since a
-    subject may hide behind another in one of them)."""
-    similarity = F.normalize(images, dim=-1) @ F.normalize(subjects, dim=-1).T
-    worst = (100 * similarity.clamp(min=0)).mean(0).min(0)
-    return float(worst.values), int(worst.indices)
+    """CLIP score, 0..100, of the worst-served subject, and which it is most often: the minimum over subjects in each view, then
+    the mean over views (Chefer et al. 2023, Attend-and-Excite, "minimum object similarity"). A subject that hides behind
+    another in a view counts against it there."""
+    similarity = 100 * (F.normalize(images, dim=-1) @ F.normalize(subjects, dim=-1).T).clamp(min=0)
+    worst = similarity.min(1)
+    return float(worst.values.mean()), int(worst.indices.mode().values)

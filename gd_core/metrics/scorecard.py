@@ -38,10 +38,20 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "silhouette_coherence": Metric("Silhouette coherence", meaning="share of the views' outlines that one shape explains"),
     "clip_score": Metric("CLIP score", meaning="100 x cosine of prompt and view, mean over views"),
-    "minimum_object_clip": Metric("Minimum-object CLIP", meaning="CLIP score of the worst-served subject"),
+    "minimum_object_clip": Metric("Minimum-object CLIP", meaning="CLIP score of each view's worst-served subject"),
     "clip_r_precision": Metric("CLIP R-Precision", meaning="share of views that find their own prompt first in the set"),
     "janus_suspected": Metric("Janus suspected", "", "lower", True, "CLIP sees fronts on more than one side (a proxy)"),
     "caption_alignment": Metric("T3-style alignment", "of 5", "higher", meaning="the judge's score of the captions, 1 to 5"),
+    "t3bench_alignment": Metric("Alignment, protocol t3bench", "of 5", meaning="the judge's score of the merged caption"),
+    "dreamfields_r_precision": Metric(
+        "CLIP R-Precision, protocol dreamfields", is_rate=True, meaning="the one render finds its own prompt first"
+    ),
+    "attend_excite_full_prompt": Metric("Full-prompt CLIP, protocol attend-excite", meaning="cosine of picture and prompt"),
+    "attend_excite_minimum_object": Metric(
+        "Minimum-object CLIP, protocol attend-excite", meaning="cosine of picture and the lesser half of the prompt"
+    ),
+    "paper_r_precision": Metric("CLIP R-Precision, protocol paper", meaning="share of renders that find their prompt first"),
+    "paper_alignment": Metric("Alignment, protocol paper", "of 5", meaning="the judge's score of the merged caption"),
     "psnr": Metric("PSNR to the views", "dB", "higher", meaning="the asset's renders against its reference views"),
     "ssim": Metric("SSIM to the views", meaning="the asset's renders against its reference views"),
     "mask_iou": Metric("Mask IoU", meaning="the asset's silhouettes against its reference views'"),
@@ -68,6 +78,11 @@ def describe(name: str, values: list | None = None) -> Metric:
     judged = name.startswith("judge_")
     label = name.removeprefix("judge_").replace("_", " ").capitalize()
     return Metric(label, "", "higher" if judged else "", is_rate, "the judge's verdict" if judged else "measured by the maker")
+
+
+def is_alignment(name: str) -> bool:
+    """Whether the metric says how much of the prompt is there: what a diversity is to be read beside."""
+    return name.startswith("judge_") or name.endswith(("clip_score", "alignment", "r_precision", "minimum_object_clip"))
 
 
 def report_order(name: str) -> tuple[int, int]:

@@ -40,6 +40,7 @@ def test_every_prompt_with_every_seed(tmp_path, items):
     assert len(scores.items) == 6 and len(scores.prompts) == 3
     assert scores.items[0]["numbers"]["silhouette_coherence"] > 0.95
     assert set(scores.prompts[0]["numbers"]) == {"image_diversity", "chamfer_diversity"}
+    assert any("Embedding diversity was not measured" in note for note in scores.notes)
     assert {f.name for f in (tmp_path / "run" / "items").iterdir()} == {item.key for item in items}
 
 

@@ -42,6 +42,9 @@ def test_a_run_leaves_a_report_that_stands_alone(tmp_path, clip_folder, judge_fi
     assert evaluate(tmp_path, "--seeds", "0", "1", *more) == 0
     assert sorted(path.name for path in kept.parent.iterdir()) == ["spheres.jpg", "spheres.json", "spheres.md"]
     assert str(tmp_path) not in kept.with_suffix(".md").read_text()
+    beside = kept.with_suffix(".md").read_text().partition("Diversity beside alignment")[2]
+    assert "| any | 4 |" in beside and all(name in beside for name in ("Chamfer", "Embedding", "All subjects", "CLIP score"))
+    assert "Diversity beside alignment" in page
     assert json.loads((tmp_path / "report.json").read_text()) == data, "a finished run is scored again to the same numbers"
 
 
@@ -69,7 +72,17 @@ def test_failed_items_show_in_the_exit_code(tmp_path, capsys):
     [
         (["--clip", "nowhere"], "no CLIP model in 'nowhere'"),
         (["--judge", "nowhere.py:judge"], "no file 'nowhere.py'"),
-        (["--captioner", "json:dumps"], "both --captioner and --caption-judge"),
+        (["--captioner", "json:dumps"], "both --captioner and --caption-judge or --language-model"),
+        (["--protocol", "mine"], "no protocol 'mine': there are t3bench, dreamfields, attend-excite, paper"),
+        (["--protocol", "t3bench", "--captioner", "json:dumps"], "t3bench needs --language-model (GPT-4"),
+        (["--protocol", "dreamfields"], "dreamfields needs --clip (openai/clip-vit-base-patch32)"),
+        (["--protocol", "attend-excite"], "attend-excite needs --clip (openai/clip-vit-base-patch16)"),
+        (["--protocol", "paper", "--captioner", "json:dumps"], "at least one of --clip (R-Precision), --captioner with"),
+        (["--protocol", "dreamfields", "--maker", "views", "--clip", "c"], "looks at 1 or more renders of the field"),
+        (["--protocol", "t3bench", "--maker", "views"], "12 or more renders of the mesh, and --maker views makes four"),
+        (["--protocol", "attend-excite", "--maker", "asset", "--clip", "c"], "use --maker views"),
+        (["--pool", "tiny"], "--pool is for the R-Precision of a protocol"),
+        (["--caption-judge", "json:dumps", "--language-model", "json:dumps"], "two judges of the captions"),
         (["--setting", "steps"], "should be NAME=JSON"),
         (["--setting", "refocus=off"], "is not JSON"),
         (["--reference", "nowhere"], "no pictures"),

@@ -54,6 +54,12 @@ def test_an_asset_is_seen_from_eight_new_sides_and_saved(bundle, tmp_path):
     assert (item.images.float() / 255 - made.renders.images).abs().max() <= 0.5 / 255 + 1e-6
 
 
+def test_a_protocol_decides_what_is_looked_at(bundle):
+    made = asset_maker(bundle, ASSET | {"protocol": "dreamfields"})(PROMPT, 0)
+    assert made.renders.images.shape == (1, 224, 224, 3)
+    assert (made.renders.images[made.renders.masks < 1e-3] > 0.99).all(), "before white"
+
+
 @pytest.mark.parametrize(
     ("factory", "settings", "message"),
     [
@@ -61,6 +67,7 @@ def test_an_asset_is_seen_from_eight_new_sides_and_saved(bundle, tmp_path):
         (views_maker, {"refocus": {"strength": 1}}, "setting 'refocus' has an entry 'strength' that there is not"),
         (asset_maker, {"refinement": {"multiview": False}}, "setting 'refinement' has an entry 'multiview' that there is not"),
         (views_maker, {"refocus": 5}, "setting 'refocus' must be an object of settings"),
+        (asset_maker, {"candidates": None}, "setting 'candidates' must be an object of settings"),
     ],
 )
 def test_settings_are_checked_before_the_model_is_loaded(factory, settings, message):

@@ -74,10 +74,10 @@ def test_r_precision_follows_a_permutation_of_the_prompts(prompts, seed):
     assert shuffled.tolist() == clip_r_precision(images, texts, own).tolist()
 
 
-def test_minimum_object_is_the_worst_subject_over_views():
-    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+def test_minimum_object_is_the_worst_subject_of_each_view():
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
     score, worst = minimum_object_clip(images, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    assert worst == 1 and score == pytest.approx(100 / 3)
+    assert worst == 1 and score == pytest.approx((0 + 0 + 60) / 3)
 
 
 def test_missing_and_wrong_folders_say_so(tmp_path):
