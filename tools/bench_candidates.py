@@ -95,6 +95,7 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
                     "in_three": all(count >= 3 for count in seen.in_views.values()),
                     "same_content": seen.same_content,
                     "there": [seen.present[thing] for thing in things],
+                    "in_views": [seen.in_views[thing] for thing in things],
                     "early": [v.early for v in made.verdicts],
                     "final": [v.features for v in made.verdicts],
                     "acted": bool(report["updates"]),
