@@ -20,8 +20,9 @@ import transformers
 from torch import Tensor, nn
 
 from . import __version__, devices, memory
-from .attention import Focus
-from .attention.refocus import Refocuser, frozen
+from .attention import AttentionCapture, Focus
+from .attention.objectives import smooth, word_shares
+from .attention.refocus import FP16_LOSS_SCALE, Refocuser, frozen
 from .cameras import orbit_cameras
 from .devices import NERFACC, TINYCUDANN, backend
 from .diffusion import sample_latents
@@ -131,26 +132,50 @@ def results_of(model: MVDream) -> dict[str, Tensor]:
     cameras = model.default_cameras().conditioning().to(model.device, model.dtype)
     with torch.no_grad():
         noise = predict_noise(model.unet, latents.to(model.dtype), 500, context, cameras, 4)
-    refocused = refocusing_update(model, latents)
     images = ball_views(model.image_size).images.to(model.device).requires_grad_()
     guidance = multiview_guidance(model, PROMPT)
     with frozen(model.vae):
         loss = guidance.loss(images, model.default_cameras(), 500, torch.Generator().manual_seed(1), guidance_scale=5.0)
         loss.backward()
-    return {"UNet": noise, "refocusing's gradient": refocused - latents, "SDS's gradient": images.grad}
+    return {"UNet": noise, "refocusing's gradient": refocusing_gradient(model, latents), "SDS's gradient": images.grad}
 
 
 def refocusing_update(model: MVDream, latents: Tensor) -> Tensor:
     """The latents after one update of refocusing, as the first step of a run makes it."""
+    predict, focus = conditional_pass(model)
+    config = replace(RefocusConfig(), guard=False, thresholds=())
+    return Refocuser(model.unet, predict, [focus], config, num_views=4, steps=4)(0, latents, torch.tensor(981), 0.005)
+
+
+def refocusing_gradient(model: MVDream, latents: Tensor) -> Tensor:
+    """The slope of what refocusing lifts, a word's share of the attention, but at one pixel of each view.
+
+    Refocusing takes the highest pixel. Of two that are as high as each other rounding picks one, and either is right, though
+    their slopes have nothing in common.
+    """
+    predict, focus = conditional_pass(model)
+    config, leaf = RefocusConfig(), latents.detach().requires_grad_(True)
+    scale = FP16_LOSS_SCALE if model.dtype == torch.float16 else 1.0
+    capture = AttentionCapture(model.unet, downscale=config.downscale, num_tokens=focus.end_token, stop=True)
+    with torch.enable_grad(), frozen(model.unet), capture:
+        capture.run(predict, leaf.to(model.dtype), torch.tensor(981))
+        capture.close()
+        maps = capture.take(*latents.shape[-2:])
+        share = smooth(word_shares(maps, focus, config, focus.active))[:, 0]
+        middle = share.shape[-1] // 2
+        (gradient,) = torch.autograd.grad(share[:, middle, middle].mean() * scale, leaf)
+    return gradient / scale
+
+
+def conditional_pass(model: MVDream) -> tuple[Callable[[Tensor, Tensor], Tensor], Focus]:
+    """The pass that refocusing differentiates, `predict(latents, timestep)`, and the words of `PROMPT` that it looks after."""
     prompt = encode_prompt(model, PROMPT)
-    focus = Focus.of_subjects(prompt.text).locate(prompt.text, prompt.words, prompt.end_token)
     cameras = model.default_cameras().conditioning().to(model.device, model.dtype)
 
     def predict(latents: Tensor, timestep: Tensor) -> Tensor:
         return predict_noise(model.unet, latents, timestep, prompt.embeddings, cameras, 4)
 
-    config = replace(RefocusConfig(), guard=False, thresholds=())
-    return Refocuser(model.unet, predict, [focus], config, num_views=4, steps=4)(0, latents, torch.tensor(981), 0.005)
+    return predict, Focus.of_subjects(prompt.text).locate(prompt.text, prompt.words, prompt.end_token)
 
 
 def check_backends(device: torch.device) -> Iterator[Finding]:
