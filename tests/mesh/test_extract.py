@@ -8,7 +8,8 @@ import torch
 
 from gd_core.mesh import MeshConfig, compare_meshes, extract_mesh
 from gd_core.mesh.triangle_mesh import TriangleMesh
-from gd_core.nerf import EncodingConfig, FieldConfig, RadianceField
+from gd_core.nerf import EncodingConfig, FieldConfig, RadianceField, shape
+from gd_core.nerf.shape import interpolation
 from tools.mesh_scenes import BLUE, GREEN, RED, THREE_SOLIDS
 
 from .conftest import SMALL
@@ -105,6 +106,19 @@ def test_a_real_field_can_be_meshed():
     mesh = extract_mesh(field, MeshConfig(**SMALL))
     assert mesh.report["watertight"] and mesh.report["pieces"] == 1
     assert mesh.report["piece_volumes"][0] == pytest.approx(8, rel=0.05)  # not some level of the noise inside
+
+
+def test_the_shape_is_summed_once_for_a_whole_mesh(monkeypatch):
+    """Its pyramid is a sum over whole grids, and a mesh asks it tens of times."""
+    field = RadianceField(FieldConfig(encoding=EncodingConfig(resolution=8, channels=2), occupancy_resolution=8))
+    with torch.no_grad():
+        field.shape.grids[-1].fill_(-1.0)
+    stretched = []
+    monkeypatch.setattr(shape, "interpolation", lambda *sizes: stretched.append(sizes) or interpolation(*sizes))
+    field.shape.dense(), field.shape.slopes()
+    once = len(stretched)
+    extract_mesh(field, MeshConfig(**SMALL))
+    assert len(stretched) == 2 * once > 0
 
 
 def test_no_gradients_are_kept(textured_mesh):
