@@ -13,9 +13,11 @@ logger = logging.getLogger(__name__)
 
 PLAIN = 64  # cells a side of the finest grid of `FitConfig.field` as it stands
 COARSEST, FINEST = 32, 256  # whatever the quality: a coarser shape is none, a finer one takes hours on a CPU
-BYTES_PER_CELL = 16 * 4  # of the lattice: where its shell is, what is occupied, and what is computed over all cells
-BYTES_PER_SHELL_CELL = 60 * 4  # values, gradients, moments, neighbours, corners, slopes
-SHELL_CELLS = 40  # times the cells in a face of the box: two solids fill 15 to 30
+# Bytes of tensors alive at the peak of a fit, counted on balls; tests hold a fit to them.
+BYTES_PER_CELL = 20  # of the lattice: where its shell is, what is occupied, and what is computed over all cells
+BYTES_PER_SHELL_VALUE = 352  # values, gradients, moments, neighbours, corners, slopes
+SHELL_VALUES = 40  # times the cells in a face of the box: a ball that fills it has 28
+CARVING = 110_000_000  # bytes of the hull, before there is a lattice
 
 
 def pixel_size(views: ViewSet) -> float:
@@ -30,9 +32,10 @@ def resolution_for(quality: str, views: ViewSet, half_size: float) -> int:
     return min(max(16 * math.ceil(cells / 16), least), FINEST)
 
 
-def memory_needed(resolution: int) -> int:
-    """Bytes that a fit takes at most on a shape of `resolution` cells a side, beside the views."""
-    return resolution**3 * BYTES_PER_CELL + SHELL_CELLS * resolution**2 * BYTES_PER_SHELL_CELL
+def memory_needed(resolution: int, shell: int | None = None) -> int:
+    """Bytes of tensors that a fit takes at most on a shape of `resolution` cells a side; `shell` values, if they are known."""
+    shell = SHELL_VALUES * resolution**2 if shell is None else shell
+    return max(CARVING, resolution**3 * BYTES_PER_CELL + shell * BYTES_PER_SHELL_VALUE)
 
 
 def scaled(field: FieldConfig, scale: float) -> FieldConfig:

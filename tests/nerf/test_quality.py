@@ -17,6 +17,7 @@ from gd_core.nerf.quality import memory_needed, pixel_size, resolution_for, reso
 from gd_core.nerf.shell import ShellGrid, neighbour_tables
 from gd_core.nerf.threads import fitting_threads, threads_that_pay
 from gd_core.views import ViewSet
+from tests.live_bytes import LiveBytes
 from tests.nerf.conftest import QUICK, draw
 
 
@@ -60,6 +61,21 @@ def test_a_fit_takes_the_lower_quality_too(views, quick, monkeypatch):
     monkeypatch.setattr("gd_core.nerf.fit.free_memory", lambda device: memory_needed(64))
     fit = SparseViewFit(draw(orbit_cameras(4), 128), replace(quick, quality="fine"), torch.device("cpu"))
     assert fit.config.quality == "standard"
+
+
+def test_a_fit_holds_as_much_as_is_counted():
+    views = draw(orbit_cameras(4), 128, spheres=(((0.0, 0.0, 0.0), 0.8, (0.5, 0.5, 0.5)),))
+    config = FitConfig(steps=8, prune_after=4, prune_every=4, quality="fine")
+    with LiveBytes() as live:
+        fit = SparseViewFit(views, config, torch.device("cpu"))
+        carving = live.peak
+        while not fit.done:
+            fit.step(0.0)
+        fit.finish()
+    shape = fit.field.shape
+    assert 128**2 < len(shape.shell.values) < quality_module.SHELL_VALUES * 128**2
+    assert carving < quality_module.CARVING
+    assert 0.75 * memory_needed(128, len(shape.shell.values)) < live.peak < memory_needed(128, len(shape.shell.values))
 
 
 @settings(max_examples=20, deadline=None)
