@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from gd_core.rigs import chosen_cameras
@@ -178,6 +179,45 @@ def test_every_workflow_runs_and_the_second_time_from_cache(server, name):
     assert first["previews"] > 0 and first["texts"] > 0
     again = run(url, small(name))
     assert again["status"] == "success" and set(again["cached"]) >= set(small(name))
+
+
+def test_parts_and_views_go_on_to_cores_nodes_and_a_saved_mesh_comes_back_to_be_painted(server):
+    url, base = server
+    prompt = small("8_parts_by_word", ExportMesh={"filename_prefix": "3d/doors"})
+    node = {entry["class_type"].removeprefix("GroundedDreamer"): number for number, entry in prompt.items()}
+    orbit = {"mode": "orbit", "mode.yaw": 30.0, "mode.pitch": 20.0, "mode.distance": 4.0, "roll": 0.0, "fov": 35.0, "zoom": 1.0}
+    views = [node["SampleViews"], 0]
+    prompt |= {
+        "20": {
+            "class_type": "GroundedDreamerViewsByName",
+            "inputs": {"views": views, "front_azimuth": 90.0, "size": 64, "margin": 0.15},
+        },
+        "21": {"class_type": "PreviewImage", "inputs": {"images": ["20", 3]}},
+        "22": {
+            "class_type": "CreateCameraInfo",
+            "inputs": orbit | {f"target_{axis}": 0.0 for axis in "xyz"} | {"camera_type": "perspective"},
+        },
+        "23": {"class_type": "SaveGLB", "inputs": {"mesh": [node["ExportMesh"], 3], "filename_prefix": "3d/part"}},
+    }
+    prompt[node["Turntable"]]["inputs"] |= {"camera_info": ["22", 0]}
+    done = run(url, prompt)
+    assert done["status"] == "success", done["error"]
+    whole = trimesh.load(base / "output/3d/doors_00001_.glb")
+    assert {"red cube", "blue sphere"} <= set(whole.geometry)
+    assert len(list((base / "output/3d").glob("part_*.glb"))) == len(whole.geometry)  # core saves each part of the list
+    prompt |= {
+        "24": {"class_type": "GroundedDreamerLoadMesh", "inputs": {"file": "3d/doors_00001_.glb [output]"}},
+        "25": {
+            "class_type": "GroundedDreamerProjectViews",
+            "inputs": {"mesh": ["24", 0], "views": views, "texture_size": 128, "min_agreement": 0.5},
+        },
+        "26": {"class_type": "SaveGLB", "inputs": {"mesh": ["25", 0], "filename_prefix": "3d/painted"}},
+    }
+    done = run(url, prompt)
+    assert done["status"] == "success", done["error"]
+    (painted,) = trimesh.load(base / "output/3d/painted_00001_.glb").geometry.values()
+    assert painted.visual.material.baseColorTexture.size == (128, 128)
+    assert painted.bounds == pytest.approx(whole.bounds, abs=1e-3)  # it is back where it was
 
 
 @pytest.mark.parametrize("node", list(LONG))
