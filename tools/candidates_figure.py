@@ -1,7 +1,7 @@
 """docs/candidates.png: the candidates of some prompts with their scores, the one that went on, and what became of it.
 
     python -m tools.candidates_figure --out docs/candidates.png
-    python -m tools.candidates_figure --set three --prompts 2 5 --out figure.png
+    python -m tools.candidates_figure --sets three --prompts 2 5 --out figure.png
 
 Prompts are the development split's, taken in order and not by their results; what `tools.tiny.judge` finds stands below the
 final views, failures included.
@@ -74,21 +74,22 @@ def made(model: MVDream, prompt: str, seed: int) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="anything load_mvdream takes")
-    parser.add_argument("--set", default="two_held_out", choices=[name for name, (count, *_) in SETS.items() if count > 1])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="which of the development split")
+    several = [name for name, (count, *_) in SETS.items() if count > 1]
+    parser.add_argument("--sets", nargs="+", default=["two_held_out", "three"], choices=several)
+    parser.add_argument("--prompts", type=int, nargs="+", default=[0, 1, 2], help="of each set, which of the development split")
     parser.add_argument("--out", type=Path, default=Path("docs/candidates.png"))
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = load_mvdream(args.model, device="cpu", dtype=torch.float32)
     count = max(args.prompts) + 1
-    prompts, seeds = prompts_of(args.set, count, "dev"), seeds_of(count, "dev")
-    blocks = [made(model, prompts[i], seeds[i]) for i in args.prompts]
+    jobs = [(prompts_of(name, count, "dev")[i], seeds_of(count, "dev")[i]) for name in args.sets for i in args.prompts]
+    blocks = [made(model, prompt, seed) for prompt, seed in jobs]
     sheet = Image.new("RGB", (max(b.width for b in blocks), sum(b.height for b in blocks)), "white")
     top = 0
     for one in blocks:
         sheet.paste(one, (0, top))
         top += one.height
-    sheet.save(args.out, optimize=True)
+    sheet.quantize(256).save(args.out, optimize=True)
 
 
 if __name__ == "__main__":
