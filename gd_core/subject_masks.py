@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import cg
@@ -108,6 +108,18 @@ def subject_masks(views: ViewSet) -> SubjectMasks:
             walked[:, v] = walked[:, v][:, nearest[0], nearest[1]]
     full = _resized(torch.from_numpy(walked).float(), [views.height, views.width])
     return SubjectMasks(names, full * views.masks.detach().cpu())
+
+
+def whose_pixels(found: SubjectMasks) -> Int[Tensor, "V H W"]:
+    """The subject with the largest share at each pixel, that of the nearest pixel that is somebody's; -1 in views where none
+    is."""
+    subject = torch.full(found.shares.shape[1:], -1)
+    for v, shares in enumerate(found.shares.movedim(1, 0)):
+        somebodys = (shares.sum(0) > FOREGROUND).numpy()
+        if somebodys.any():
+            row, column = ndimage.distance_transform_edt(~somebodys, return_distances=False, return_indices=True)
+            subject[v] = shares.argmax(0)[torch.from_numpy(row), torch.from_numpy(column)]
+    return subject
 
 
 def relative_presence(maps: Float[Tensor, "S V h w"], foreground: Bool[Tensor, "V H W"]) -> Float[Tensor, "S V H W"]:

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from torch import Tensor, nn
 
 from ..cameras import Cameras
+from ..subject_masks import subject_masks, whose_pixels
 from ..views import ViewSet, refuse_inverted
+from .apart import divide, seams
 from .hull import FOREGROUND, carve, disagreement
 from .occupancy import OccupancyGrid
 
 logger = logging.getLogger(__name__)
 
 DISSENT_WEIGHT = 0.1  # of background pixels where most views see a subject: enough to clean up, too little to erase it
+SEAM_WEIGHT = 0.1  # of pixels where two subjects meet
 SURELY_INSIDE = 0.9  # of the mask of a pixel and of its eight neighbours
 OUTLINE_WIDTH = 2.0  # pixels; what is further from the inside is thin, and has nothing but its own colour
 BLED = 0.1  # of the way from the nearest inner colour to the background's
@@ -37,6 +40,7 @@ class Evidence:
         pixel: `[R]` which pixel of which view each ray is, counted view by view, row by row.
         cameras: of the V views that have foreground. size: V, H, W.
         training, held_back: indices of the rays to fit and of those to judge by.
+        parts: what each of S subjects may fill of the hull, the whole where words do not tell.
     """
 
     origins: Float[Tensor, "R 3"]
@@ -51,6 +55,7 @@ class Evidence:
     size: tuple[int, int, int]
     training: Int[Tensor, " T"]
     held_back: Int[Tensor, " K"]
+    parts: Bool[Tensor, "S G G G"]
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -100,6 +105,13 @@ def gather_evidence(
             f"the views agree on no foreground within the box of {2 * occupancy.half_size:g} world units around the origin: "
             "check the cameras' elevation, distance and field of view"
         )
+    parts, seam = hull[None], torch.zeros_like(masks, dtype=torch.bool)
+    found = subject_masks(views)
+    if len(found.names) > 1 and not found.note:
+        subject = whose_pixels(found).to(device)[chosen]
+        parts = divide(hull, masks, subject, cameras, occupancy.half_size, check)
+        if len(parts) > 1:
+            seam = seams(masks, subject)
     background = view_backgrounds(views)[chosen].to(device)[:, None, None]
     color = foreground_colors(images, masks, background, check)
     origins, directions = (r.reshape(-1, 3) for r in cameras.rays(views.height, views.width))
@@ -110,6 +122,7 @@ def gather_evidence(
     occupancy.set_hull(hull)
     crosses, near, far = _crossing(occupancy, origins, directions, step, check)
     weight = torch.where(disputed & (mask < FOREGROUND), DISSENT_WEIGHT, 1.0)
+    weight = torch.where(seam.flatten(), SEAM_WEIGHT, weight)
     rays = crosses.nonzero()[:, 0]
     shuffled = torch.randperm(len(rays), generator=generator).to(device)
     held_back = min(int(len(rays) * HELD_BACK_SHARE), HELD_BACK_MOST)
@@ -120,6 +133,7 @@ def gather_evidence(
         (len(cameras), views.height, views.width),
         shuffled[held_back:],
         shuffled[:held_back],
+        parts,
     )
 
 

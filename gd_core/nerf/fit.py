@@ -1,13 +1,14 @@
 """Sparse-view fit: a handful of views in, a field out.
 
-    L = |C - C_view|^2 + w_mask |A - M|^2 + w_bend |d''(x)|^2 + w_under U + w_smooth(t) |a(x) - a(x + e)| + w_var |dF|^2
+    L = |C - C_view|^2 + w_mask |A - M|^2 + w_bend |d''(x)|^2 + w_under U + w_apart B
+        + w_smooth(t) |a(x) - a(x + e)| + w_var |dF|^2
 
 over rays that cross the visual hull, before random backgrounds; over the grid of the signed distance d; over the volume U
-behind surfaces that face down and no view; over points x of the hull, a their albedo; and over neighbouring texels of its
-encoding F. A distance that is costly to bend joins what the views show by smooth surfaces. Albedo must vary slowly, at first
-above all, so that it cannot paint each view's pixels, or light and shade, on a bloated shape, and the shape gives way. The
-surface starts soft inside the hull that the masks carve, and hardens; then light that stays where it is shades it by its
-normals. docs/nerf.md has the measurements.
+behind surfaces that face down and no view, and B between subjects; over points x of the hull, a their albedo; and over
+neighbouring texels of its encoding F. A distance that is costly to bend joins what the views show by smooth surfaces. Albedo
+must vary slowly, at first above all, so that it cannot paint each view's pixels, or light and shade, on a bloated shape, and
+the shape gives way. The surface starts soft inside the hull that the masks carve, and hardens; then light that stays where it
+is shades it by its normals. docs/nerf.md has the measurements.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..devices import free_memory, resolve_device
 from ..files import fingerprint
 from ..settings.fit import FitConfig as FitConfig
 from ..views import USEFUL_PIXELS, Progress, ViewSet
+from .apart import between
 from .checkpoint import read_checkpoint, write_checkpoint
 from .evidence import gather_evidence
 from .field import RadianceField, RayOutput
@@ -43,7 +45,7 @@ ESTIMATE_STEPS = 20  # steps after which the time left is told
 SMOOTH_UNTIL = 0.7  # share of the fit at which the weight of albedo smoothness has fallen as far as it does
 SMOOTH_LEFT = 0.2  # of that weight stays, so that what no view sees takes the colour of what is near it
 SMOOTH_POINTS = 2048  # a step
-UNDERSIDE_EVERY = 4  # steps: it changes slowly, and takes a tenth of a step's time
+UNDERSIDE_EVERY = 4  # steps, and what is between subjects: they change slowly, and take a tenth of a step's time
 HARD_AT = 0.7  # share of the fit at which the surface is as hard as it gets
 LIT_AFTER = 0.4  # share of the fit before which light falls evenly; on fog it would explain away what views disagree on
 DETAIL_AFTER = 0.6  # share of the fit at which a shape finer than its pyramid gets its shell: the surface stands by then
@@ -138,12 +140,14 @@ class SparseViewFit:
     ) -> None:
         """`check` is called as often as the preparation can stop, and may raise."""
         self.config = resolve(config, views, free_memory(device))
-        self.inputs = fingerprint(views, self.config)
+        self.inputs = fingerprint(views, sorted(views.attention.items()), self.config)
         views = views.to(device)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.field = RadianceField(undetailed(self.config.field), device, config.seed)
         self.evidence = gather_evidence(views, self.field.occupancy, self.field.config.step, self.generator, check)
-        self.field.shape.start_from(self.field.occupancy.hull)
+        self.field.shape.start_from(self.evidence.parts)
+        parts = self.evidence.parts
+        self.between = between(self.field.occupancy.hull, parts) if len(parts) > 1 else None
         self.hull_cells = self.field.occupancy.hull.nonzero()
         self.preview_camera = views.cameras[0]
         self.towards_views = torch.nn.functional.normalize(views.cameras.positions, dim=-1).to(device)
@@ -203,6 +207,8 @@ class SparseViewFit:
             loss = loss + config.bending * self.field.shape.bending()
             if config.underside > 0 and self.steps_done % UNDERSIDE_EVERY == 0:
                 loss = loss + UNDERSIDE_EVERY * config.underside * self.field.shape.hidden_underside(self.towards_views)
+            if self.between is not None and config.apart > 0 and self.steps_done % UNDERSIDE_EVERY == 0:
+                loss = loss + UNDERSIDE_EVERY * config.apart * self.field.shape.filled_share(self.between)
         self.num_samples += len(out.weights)
         self.num_seen += len(out.seen)
         smooth = config.color_smoothness * max(SMOOTH_LEFT, 1 - self.share / SMOOTH_UNTIL)

@@ -55,7 +55,7 @@ def carve(
         needed = torch.zeros_like(hull)
         for v in range(views):
             check()
-            unexplained = solid[v] & ~_shown(hull & seen[v], pixel[v], radii[v], solid[v].shape)
+            unexplained = solid[v] & ~pixels_covered(hull & seen[v], pixel[v], radii[v], solid[v].shape)
             if unexplained.sum() > UNEXPLAINED_SHARE * solid[v].sum():
                 needed |= seen[v] & unexplained.flatten()[pixel[v].clamp(min=0)]
         if not needed.any():
@@ -83,7 +83,7 @@ def explained_shares(
     hull = (foreground | ~seen).all(0) & foreground.any(0)
     shares = []
     for mask, looked_up, can_see, radius in zip(masks > FOREGROUND, pixel, seen, radii, strict=True):
-        shown = _shown(hull & can_see, looked_up, radius, mask.shape)
+        shown = pixels_covered(hull & can_see, looked_up, radius, mask.shape)
         shares.append((mask & shown).sum() / mask.sum() if mask.any() else torch.ones((), device=masks.device))
     return torch.stack(shares)
 
@@ -129,20 +129,24 @@ def _looked_up(
         # A cell outside the frame takes the nearest border pixel: a subject that is not cut off does not go on out there.
         nearest = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
         pixel[v] = torch.where(depth > 0, nearest, -1)
-        half_diagonal = 0.5 * height * 3**0.5 * half_size / resolution
-        radii.append(int(half_diagonal / (0.5 * float(cameras[v].frame_height)) + 0.5) + 1)
-        foreground[v] = (depth > 0) & (_dilate(masks[v], radii[v]).flatten()[nearest] > FOREGROUND)
+        radii.append(cell_reach(cameras[v], height, half_size / resolution))
+        foreground[v] = (depth > 0) & (dilated(masks[v], radii[v]).flatten()[nearest] > FOREGROUND)
     return foreground, pixel, radii
 
 
-def _shown(cells: Bool[Tensor, " N"], pixel: Int[Tensor, " N"], radius: int, shape: torch.Size) -> Bool[Tensor, "H W"]:
+def cell_reach(camera: Cameras, height: int, half_cell: float) -> int:
+    """The pixels that a cell reaches from its centre in a view `height` pixels high, and one to spare."""
+    return int(height * 3**0.5 * half_cell / float(camera.frame_height) + 0.5) + 1
+
+
+def pixels_covered(cells: Bool[Tensor, " N"], pixel: Int[Tensor, " N"], radius: int, shape: torch.Size) -> Bool[Tensor, "H W"]:
     """The pixels of a view that the cells cover."""
     covered = torch.zeros(shape.numel(), device=pixel.device)
     covered[pixel[cells]] = 1.0
-    return _dilate(covered.view(shape), radius) > 0
+    return dilated(covered.view(shape), radius) > 0
 
 
-def _dilate(image: Float[Tensor, "H W"], radius: int) -> Float[Tensor, "H W"]:
+def dilated(image: Float[Tensor, "H W"], radius: int) -> Float[Tensor, "H W"]:
     # A square's maximum is that of its rows' maxima: at large images the difference is that of minutes to moments.
     rows = nn.functional.max_pool2d(image[None, None], (1, 2 * radius + 1), stride=1, padding=(0, radius))
     return nn.functional.max_pool2d(rows, (2 * radius + 1, 1), stride=1, padding=(radius, 0))[0, 0]

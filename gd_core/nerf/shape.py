@@ -30,6 +30,7 @@ from .shell import ShellGrid, cells_near_surface
 
 START_INSET = 0.15  # world units from the hull's surface in to where the soft surface starts: rays see some way through
 SHELL_REACH = 2  # cells of half the shell's resolution beyond the surface
+SEEN = 3.0  # softnesses beyond the surface up to which a ray that only grazes it is stopped
 FLAT = 1e-3  # slope in cells, below which it has no direction
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
@@ -69,12 +70,14 @@ class SignedDistanceGrid(nn.Module):
         self.shell = ShellGrid(resolution, self.half_size, self.grids[-1].shape[-1] / resolution, cells)
 
     @torch.no_grad()
-    def start_from(self, hull: Bool[Tensor, "G G G"]) -> None:
-        """Begin with the signed distance of `hull` (any resolution), its surface `START_INSET` further in."""
-        filled = np.pad(hull.cpu().numpy(), 1)  # what is beyond the box is empty
-        cells = ndimage.distance_transform_edt(~filled) - ndimage.distance_transform_edt(filled)
-        cells = torch.from_numpy(cells[1:-1, 1:-1, 1:-1]).float()[None, None]
-        distance = START_INSET + cells * (2 * self.half_size / len(hull))
+    def start_from(self, parts: Bool[Tensor, "S G G G"]) -> None:
+        """Begin with the signed distance of the nearest part (any resolution), its surface `START_INSET` further in."""
+        distances = []
+        for part in parts.cpu().numpy():
+            filled = np.pad(part, 1)  # what is beyond the box is empty
+            distances.append(ndimage.distance_transform_edt(~filled) - ndimage.distance_transform_edt(filled))
+        cells = torch.from_numpy(np.min(distances, axis=0)[1:-1, 1:-1, 1:-1]).float()[None, None]
+        distance = START_INSET + cells * (2 * self.half_size / parts.shape[-1])
         for grid in self.grids:
             grid.zero_()
         finest = self.grids[-1]
@@ -156,6 +159,14 @@ class SignedDistanceGrid(nn.Module):
         distance = self.dense()
         bending = sum(distance.diff(n=2, dim=axis).square().mean() for axis in (2, 3, 4)) / self.spacing**4
         return bending if self.shell is None else bending + self.shell.bending(*self._shell_tables()[:2])
+
+    def filled_share(self, cells: Bool[Tensor, "G G G"]) -> Tensor:
+        """Scalar: the share of the box, 0..1, that is filled among `cells` of any resolution, as a camera sees it: up to three
+        softnesses beyond the surface."""
+        size = (self.grids[-1].shape[-1],) * 3
+        counted = F.interpolate(cells.to(self.softness)[None, None], size, mode="nearest-exact").flatten()
+        filled = torch.sigmoid((SEEN * self.softness - self.dense().flatten()) / self.spacing)
+        return counted @ filled / filled.numel()
 
     def hidden_underside(self, towards: Float[Tensor, "V 3"]) -> Tensor:
         """Scalar: the filled share of the box, 0..1, each cell weighed by how its normal points down and away from every view.

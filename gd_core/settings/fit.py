@@ -97,6 +97,7 @@ class FitConfig:
         softness: of the surface at the start and at the end, world units; it hardens exponentially until `HARD_AT` of the fit.
         bending: weight of the mean squared second derivative of the signed distance.
         underside: weight of the volume above surfaces that face down and no view, as a share of the box: they are drawn flat.
+        apart: weight of the volume that is no single subject's, as a share of the box; only views with words know of it.
         mask_weight: of the squared error of the opacity against the mask, beside that of the colour.
         color_smoothness: weight at the start of the albedo's mean difference between points one stratum apart.
         plane_variation: weight of the mean squared difference between neighbouring texels of VM planes and lines.
@@ -120,6 +121,7 @@ class FitConfig:
     softness: tuple[float, float] = (0.1, 0.01)
     bending: float = 2e-4
     underside: float = 0.05
+    apart: float = 4.0
     mask_weight: float = 0.1
     color_smoothness: float = 2.0
     plane_variation: float = 0.3
@@ -143,5 +145,5 @@ class FitConfig:
             raise ValueError(f"the fit's coarse must be pairs of shares, the first from 0 on, got {self.coarse}")
         counts = dict.fromkeys(("steps", "rays_per_step", "prune_after", "prune_every", "check_every"), (1, 10_000_000))
         rates = dict.fromkeys(("shape_lr", "grid_lr", "mlp_lr", "light_lr"), (0, 10))
-        weights = ("bending", "underside", "mask_weight", "color_smoothness", "plane_variation", "patience")
+        weights = ("bending", "underside", "apart", "mask_weight", "color_smoothness", "plane_variation", "patience")
         check_ranges(self, counts | rates | dict.fromkeys(weights, (0, 1e6)), "the fit's")

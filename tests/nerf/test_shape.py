@@ -67,7 +67,7 @@ def test_a_hull_starts_with_a_soft_surface_further_in():
     hull[4:12, 4:12, 4:12] = True
     shape = SignedDistanceGrid(ShapeConfig((4, 16)), 1.0)
     torch.nn.init.ones_(shape.grids[0])
-    shape.start_from(hull)
+    shape.start_from(hull[None])
     distance = shape.dense()[0, 0].detach()
     assert (distance[~hull] > START_INSET + 0.1).all()
     torch.testing.assert_close(distance[8, 8, 2:8], START_INSET + torch.tensor([2, 1, -1, -2, -3, -4]) / 8)
@@ -77,10 +77,25 @@ def test_a_hull_starts_with_a_soft_surface_further_in():
 
 def test_a_hull_that_fills_the_box_ends_at_its_faces():
     shape = SignedDistanceGrid(ShapeConfig((16,)), 1.0)
-    shape.start_from(torch.ones(16, 16, 16, dtype=torch.bool))
+    shape.start_from(torch.ones(1, 16, 16, 16, dtype=torch.bool))
     along = shape.dense()[0, 0, 8, 8].detach()
     torch.testing.assert_close(along[:4], START_INSET - torch.tensor([1, 2, 3, 4]) / 8)
     torch.testing.assert_close(along, along.flip(0))
+
+
+def test_parts_that_touch_start_apart_and_what_is_filled_between_them_is_pulled_out():
+    parts = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
+    parts[0, 2:8, 4:12, 4:12] = parts[1, 8:14, 4:12, 4:12] = True
+    shape = SignedDistanceGrid(ShapeConfig((16,)), 1.0)
+    shape.start_from(parts)
+    along = shape.dense()[0, 0, :, 8, 8].detach()
+    assert along[7] > 0 and along[8] > 0 and along[4] < 0 and along[11] < 0
+    cells = torch.zeros(8, 8, 8, dtype=torch.bool)
+    cells[4, 4, 4] = True  # eight of the shape's
+    share = shape.filled_share(cells)
+    assert 0 < share < 8 / 16**3
+    (gradient,) = torch.autograd.grad(share, shape.grids[-1])
+    assert (gradient[0, 0, 8:10, 8:10, 8:10] < 0).all() and (gradient != 0).sum() == 8
 
 
 def test_normals_of_a_ball_point_outward_at_any_scale_of_the_distance():
