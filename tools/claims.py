@@ -7,7 +7,7 @@
 
 A cell stands between `<!--m REPORT RUN METRIC-->` and `<!--/m-->`: REPORT is a file of `docs/reports` without suffix, RUN a
 run's number in it, counted from 0, or `A>B` for the paired change from run A to run B. One of a kept benchmark of candidates
-stands between `<!--c REPORT SET ARM | QUESTION-->` and `<!--/c-->`; QUESTION is one of the benchmark's ("all", "in_three",
+stands between `<!--c REPORT SET ARM: QUESTION-->` and `<!--/c-->`; QUESTION is one of the benchmark's ("all", "in_three",
 "same_content"), "time", or with the arm "gate" one of `gates`.
 """
 
@@ -26,7 +26,7 @@ from gd_core.benchmark.charts import number, shown
 
 CLAIMS = Path(__file__).parents[1] / "docs" / "claims.md"
 CELL = re.compile(r"(<!--m ([\w-]+) ([\d>]+) (\w+)-->)(.*?)(<!--/m-->)", re.DOTALL)
-ARM_CELL = re.compile(r"(<!--c ([\w-]+) (\w+) ([^|>]+) \| (\w+)-->)(.*?)(<!--/c-->)", re.DOTALL)
+ARM_CELL = re.compile(r"(<!--c ([\w-]+) (\w+) ([^:>]+): (\w+)-->)(.*?)(<!--/c-->)", re.DOTALL)
 MISSING = "not measured yet"
 SMALL = ("set", "index", "arm", "k", "all", "in_three", "same_content", "there", "in_views", "acted")
 

@@ -59,15 +59,15 @@ def test_a_benchmark_of_candidates_is_kept_small_with_its_gates(tmp_path):
     found = gates(kept, {})["two"]
     assert found["left_out"]["value"] == 0.5 and found["best"]["value"] == 1.0 and found["starts"] == 2
     assert gates(kept[:3], {})["two"]["best"] is None, "some prompts had fewer starts"
-    cells = "<!--c neglect two gate | left_out--><!--/c-->, <!--c neglect two gate | area--><!--/c-->, "
-    cells += "<!--c neglect two 2 candidates, retries | all--><!--/c-->, <!--c neglect two plain | time--><!--/c-->, "
-    cells += "<!--c other two plain | all--><!--/c-->"
+    cells = "<!--c neglect two gate: left_out--><!--/c-->, <!--c neglect two gate: area--><!--/c-->, "
+    cells += "<!--c neglect two 2 candidates, retries: all--><!--/c-->, <!--c neglect two plain: time--><!--/c-->, "
+    cells += "<!--c other two plain: all--><!--/c-->"
     shown = re.sub(r"<!--.*?-->", "", filled(cells, reports))
     assert shown == (
         "50.0 % [9.5 %, 90.5 %], n = 2, 0.800, 50.0 % [10.0 %, 90.0 %], n = 2, 1 gained, 0 lost, p = 0.25, 1.50, " + MISSING
     )
     with pytest.raises(ValueError, match="no 'all' of arm '9 candidates' in set 'two'"):
-        filled("<!--c neglect two 9 candidates | all--><!--/c-->", reports)
+        filled("<!--c neglect two 9 candidates: all--><!--/c-->", reports)
 
 
 def test_the_page_is_up_to_date_and_names_the_papers_numbers():
