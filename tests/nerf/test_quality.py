@@ -118,7 +118,7 @@ def test_detail_changes_nothing_at_first_and_comes_back_from_a_file(tmp_path):
     axis = torch.linspace(-1, 1, 32)
     ball = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0) < 0.7
     field.occupancy.set_hull(ball)
-    field.shape.start_from(ball)
+    field.shape.start_from(ball[None])
     points = 1.6 * torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) - 0.8
     before = field.density(points)
     field.add_detail(replace(coarse, occupancy_resolution=64, step=0.03, shape=replace(coarse.shape, detail=64)))
