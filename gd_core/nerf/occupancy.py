@@ -120,13 +120,19 @@ class OccupancyGrid(nn.Module):
             generator: on the CPU; puts a ray's samples at one random place in their strata. None: in the middle.
             span: distances between which the rays need to be looked at, if known; else where they cross `bounds`.
         """
+        num_rays = len(origins)
         near, far = span or intersect_box(origins, directions, self.bounds)
         if generator is None:
             offset = torch.full_like(near, 0.5)
         else:
-            offset = torch.rand(len(origins), generator=generator).to(near.device)
+            offset = torch.rand(num_rays, generator=generator).to(near.device)
         if backend(NERFACC, origins.device).serves:
             return self._march_nerfacc(origins, directions, step, near + (offset - 0.5) * step, far)
+        hits = None
+        if span is None:  # half of a picture looks past the box
+            hits = (near < far).nonzero()[:, 0]
+            origins, directions = origins.index_select(0, hits), directions.index_select(0, hits)
+            near, far, offset = (values.index_select(0, hits) for values in (near, far, offset))
         strata = max(int((far - near).max() / step) if len(near) else 0, HIDDEN_MARGIN) + 1
         t = torch.arange(strata, device=near.device, dtype=near.dtype) * step + (near + offset * step)[:, None]
         scale = 0.5 * self.resolution / self.half_size
@@ -139,7 +145,8 @@ class OccupancyGrid(nn.Module):
         blocking = self.latest.view(-1).index_select(0, cell).view_as(t) * keep
         hidden = blocking.cumsum(1) > MAX_OPTICAL_DEPTH / step
         hidden = nn.functional.pad(hidden, (HIDDEN_MARGIN, -HIDDEN_MARGIN))
-        return pack(keep & ~hidden, t, step)
+        samples = pack(keep & ~hidden, t, step)
+        return samples if hits is None else from_rays(hits.index_select(0, samples.ray), samples.t, step, num_rays)
 
     def _march_nerfacc(self, origins: Tensor, directions: Tensor, step: float, near: Tensor, far: Tensor) -> RaySamples:
         """nerfacc's traversal of the same cells; it does not skip what is hidden."""

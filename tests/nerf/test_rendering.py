@@ -55,6 +55,22 @@ def test_march_keeps_exactly_the_samples_in_occupied_cells():
     assert len(middle.ray) == int(inside.sum()) > 0
 
 
+def test_rays_past_the_box_change_nothing():
+    """They are left out before anything is sampled; with the distances given, all are looked at."""
+    grid = OccupancyGrid(16, 1.0)
+    axis = torch.linspace(-1, 1, 16)
+    grid.set_hull(torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0) < 0.5)
+    origins, directions = (r.flatten(0, 2) for r in orbit_cameras(2).rays(24, 24))
+    span = intersect_box(origins, directions, grid.bounds)
+    assert 0.1 < (span[0] < span[1]).float().mean() < 0.7
+    for draw in (lambda: None, lambda: torch.Generator().manual_seed(3)):
+        some, every = grid.march(origins, directions, 0.05, draw()), grid.march(origins, directions, 0.05, draw(), span)
+        assert torch.equal(some.ray, every.ray) and torch.equal(some.t, every.t) and torch.equal(some.slot, every.slot)
+        assert (some.num_rays, some.max_samples) == (every.num_rays, every.max_samples)
+    away = grid.march(origins, -directions, 0.05)
+    assert len(away.t) == 0 and away.num_rays == len(origins)
+
+
 def test_march_skips_what_is_hidden_and_nothing_that_is_seen():
     grid = sphere_grid()
     grid.update(lambda points: torch.full((len(points),), 200.0), 1.0, torch.Generator().manual_seed(0))
