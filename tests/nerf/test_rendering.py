@@ -63,8 +63,8 @@ def test_rays_past_the_box_change_nothing():
     origins, directions = (r.flatten(0, 2) for r in orbit_cameras(2).rays(24, 24))
     span = intersect_box(origins, directions, grid.bounds)
     assert 0.1 < (span[0] < span[1]).float().mean() < 0.7
-    for draw in (lambda: None, lambda: torch.Generator().manual_seed(3)):
-        some, every = grid.march(origins, directions, 0.05, draw()), grid.march(origins, directions, 0.05, draw(), span)
+    for place in (lambda: None, lambda: torch.Generator().manual_seed(3)):
+        some, every = grid.march(origins, directions, 0.05, place()), grid.march(origins, directions, 0.05, place(), span)
         assert torch.equal(some.ray, every.ray) and torch.equal(some.t, every.t) and torch.equal(some.slot, every.slot)
         assert (some.num_rays, some.max_samples) == (every.num_rays, every.max_samples)
     away = grid.march(origins, -directions, 0.05)
