@@ -96,9 +96,7 @@ def merged(common: dict, own: dict) -> dict:
     return result
 
 
-def run_ablation(
-    name: str, args: argparse.Namespace, items: Sequence[Item], scorers: Scorers
-) -> tuple[str, list[Run]]:
+def run_ablation(name: str, args: argparse.Namespace, items: Sequence[Item], scorers: Scorers) -> tuple[str, list[Run]]:
     """Make and score every run of an ablation."""
     title, maker, variants = ABLATIONS[name]
     common, runs = merged(QUICK if args.quick and maker == "asset" else {}, parse_settings(args.setting)), []

@@ -1,6 +1,6 @@
 """The README's picture, from a finished run: its views, where each word's attention went, and the asset from new angles.
 
-    python -m tools.overview out/demo docs/overview.png
+python -m tools.overview out/demo docs/overview.png
 """
 
 from __future__ import annotations

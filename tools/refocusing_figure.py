@@ -1,7 +1,7 @@
 """docs/refocusing.png: the same prompts and seeds without and with refocusing, each subject's heat maps beside them.
 
-    python -m tools.refocusing_figure --out docs/refocusing.png
-    python -m tools.refocusing_figure --prompt "a red cube and a blue torus" --seed 3 --out figure.png
+python -m tools.refocusing_figure --out docs/refocusing.png
+python -m tools.refocusing_figure --prompt "a red cube and a blue torus" --seed 3 --out figure.png
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ SETS = {  # number of things, of held-out pairs alone, world
     "flat_toys": (1, False, "toys"),
 }
 FLAT = ("flat", "flat_toys")
-BATCH = 8
+BATCH = {"cpu": 8, "cuda": 64}  # scenes at once
 ALLOWANCE = 0.5  # by which a judged cosine may be off before it says that the thing is turned another way
 
 
@@ -70,25 +70,24 @@ def seeds_of(scenes: int, split: str = "test") -> list[int]:
 
 
 def sample_set(model: MVDream, prompts: Sequence[str], seeds: Sequence[int], **settings) -> list[ViewSet]:
-    views = []
-    for i in range(0, len(prompts), BATCH):
-        views += sample_objects(model, prompts[i : i + BATCH], seeds=seeds[i : i + BATCH], **settings)
+    views, batch = [], BATCH[model.device.type]
+    for i in range(0, len(prompts), batch):
+        views += sample_objects(model, prompts[i : i + batch], seeds=seeds[i : i + batch], **settings)
     return views
 
 
 @torch.no_grad()
 def sample_flat(model: MVDream, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Single images `[n, H, W, 3]`, without cameras: MVDream's plain 2D mode."""
-    images = []
-    size = model.latent_size
-    for i in range(0, len(prompts), 4 * BATCH):
-        context = torch.cat([model.encode_prompt(p).embeddings for p in prompts[i : i + 4 * BATCH]])
+    images, size, batch = [], model.latent_size, 4 * BATCH[model.device.type]
+    for i in range(0, len(prompts), batch):
+        context = torch.cat([model.encode_prompt(p).embeddings for p in prompts[i : i + batch]])
         noise = torch.cat(
-            [torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(s)) for s in seeds[i : i + 4 * BATCH]]
+            [torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(s)) for s in seeds[i : i + batch]]
         )
         latents = sample_latents(
             model.unet,
-            noise,
+            noise.to(model.device),
             context,
             model.encode_prompt("").embeddings,
             None,
@@ -97,7 +96,7 @@ def sample_flat(model: MVDream, prompts: Sequence[str], seeds: Sequence[int]) ->
             guidance_scale=model.recipe.sampling.guidance_scale,
             schedule=model.scheduler,
         )
-        images.append(model.decode(latents))
+        images.append(model.decode(latents).cpu())
     return torch.cat(images)
 
 
@@ -207,23 +206,24 @@ def gate(model: MVDream, count: int = 32, timesteps: Sequence[int] = (850, 900, 
 
     Unless the first is clearly lower the views do not look at one another, and nothing downstream means anything.
     """
-    cameras = orbit_cameras(4, 15.0, 90.0)
+    cameras, device = orbit_cameras(4, 15.0, 90.0), model.device
+    conditioning = cameras.conditioning().repeat(count, 1).to(device)
     matched, mismatched = [], []
     for scene, turned in gate_scenes(count):
         a, b = (model.encode(render(s.solids, cameras, model.config.image_size)[0]) for s in (scene, turned))
         matched.append(a)
         mismatched.append(torch.cat((a[:1], b[1:])))
     context = torch.cat([model.encode_prompt(s.prompt).embeddings for s, _ in gate_scenes(count)])
-    alphas = model.scheduler.alphas_cumprod
+    alphas = model.scheduler.alphas_cumprod.to(device)
     result = {}
     for t in timesteps:
         errors = []
         for latents in (matched, mismatched):
             clean = torch.cat(latents)
-            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t))
+            noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(t)).to(device)
             alpha = alphas[t]
             noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-            out = predict_noise(model.unet, noisy, t, context, cameras.conditioning().repeat(count, 1), 4)
+            out = predict_noise(model.unet, noisy, t, context, conditioning, 4)
             x0 = alpha.sqrt() * noisy - (1 - alpha).sqrt() * out  # v-prediction
             errors.append(float(((x0 - clean) ** 2)[::4].mean()))
         result[t] = tuple(errors)
@@ -284,6 +284,7 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--gate", action="store_true", help="only the cross-view gate")
     parser.add_argument("--out", type=Path, help="JSON of every number; contact sheets go beside it")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -291,8 +292,10 @@ def main() -> None:
         from .export import assemble  # noqa: PLC0415
 
         model = assemble(args.run)
+        for part in (model.unet, model.vae, model.text_encoder):
+            part.to(args.device)
     else:
-        model = load_mvdream(args.model, device="cpu", dtype=torch.float32)
+        model = load_mvdream(args.model, device=args.device, dtype=torch.float32)
     results = {"gate": gate(model)}
     print({t: [round(e, 4) for e in pair] for t, pair in results["gate"].items()}, flush=True)
     if args.gate:

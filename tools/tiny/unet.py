@@ -16,7 +16,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -66,6 +66,8 @@ FLAT_SHARE = 0.3  # of the batches are single images without camera (MVDream, se
 FACING_SHARE = 0.6  # of those show the thing's front where it has one: photographs are taken from in front
 CLAIM_SHARE = 0.27  # of the scenes with one thing have a caption that names another, too
 CLAIMS_UNTIL = 0.8  # of the training
+AVERAGE_DECAY = 0.999  # of the weights' average, a step
+SAVE_EVERY = 60.0  # seconds
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -182,6 +184,42 @@ def draw_batch(data: Latents, batch: int, progress: float, opening: float, flat:
     return data.latents[index].float(), t, tokens, data.cameras[index].flatten(0, 1)
 
 
+class Replayed:
+    """`function`, which takes and gives tensors of fixed shapes; on a GPU it is recorded as a CUDA graph and replayed.
+
+    So a step costs its kernels alone: they are too short to hide the Python that launches them. The first calls run plainly,
+    so that everything is compiled and allocated; what comes out is overwritten by the next call.
+    """
+
+    PLAIN_CALLS = 3
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+        self.function = function
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        if not given[0].is_cuda:
+            return self.function(*given)
+        self.calls += 1
+        if self.calls <= self.PLAIN_CALLS:
+            stream = torch.cuda.Stream()  # recording asks for a stream of its own before, too
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                result = self.function(*given)
+            torch.cuda.current_stream().wait_stream(stream)
+            return result
+        if self.graph is None:
+            self.given = [tensor.clone() for tensor in given]
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = self.function(*self.given)
+        for own, new in zip(self.given, given, strict=True):
+            own.copy_(new)
+        self.graph.replay()
+        return self.result
+
+
 def train(
     run: Path,
     steps: int,
@@ -212,6 +250,10 @@ def train(
         fused=True,
     )
     base = [highest_rate, 1e-2]
+    if device == "cuda":  # a recorded step reads its rates from tensors
+        for group in optimizer.param_groups:
+            group["lr"], group["capturable"] = torch.tensor(group["lr"], device=device), True
+    rates = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator(device).manual_seed(0)
     step, seconds = 0, 0.0
     predict = torch.compile(predict_noise, dynamic=False) if compiled else predict_noise
@@ -219,6 +261,8 @@ def train(
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         average = state["average"]
         generator.set_state(state["generator"].cpu())
         step, seconds = state["step"], state["seconds"]
@@ -226,7 +270,21 @@ def train(
     alphas = DDIMScheduler(**SCHEDULER_CONFIG).alphas_cumprod.to(device)
     empty = model.tokenizer("", padding="max_length", return_tensors="pt").input_ids.to(device)
     log = (run / "unet.jsonl").open("a")
-    start = time.time() - seconds
+    start, saved = time.time() - seconds, time.time()
+
+    def update(latents, target, t, tokens, weight, cameras=None) -> tuple[Tensor, ...]:
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda", cache_enabled=False):
+            context = embed(model.text_encoder, tokens)
+            out = predict(model.unet, latents, t.flatten(), context, cameras, t.shape[1])
+        error = ((out.float().unflatten(0, t.shape) - target) ** 2).mean((2, 3, 4))
+        loss = (weight * error).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        return error.detach(), loss.detach(), norm
+
+    updates = {flat: Replayed(update) for flat in (False, True)}
     sums = torch.zeros(2, 2, 10, device=device)  # of errors and of images; posed and flat; by noise level
 
     def done() -> float:  # as a share
@@ -239,10 +297,15 @@ def train(
             if new := sorted(set((run / "latents").glob("*.safetensors")) - parts.keys()):
                 parts |= {shard: Latents.load(shard, model.tokenizer, device) for shard in new}
                 data = Latents.joined(list(parts.values()))
+        if not parts:
+            raise SystemExit(f"{run / 'latents'} holds no latents: run tools.tiny.data and tools.tiny.vae first")
         opening = max(progress, 0.5) if warm_start else progress  # a warm start has its views agreeing already
         rate = min(1.0, (step + 1) / 200) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * progress)))
         for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * rate
+            if device == "cuda":
+                group["lr"].fill_(lr * rate)
+            else:
+                group["lr"] = lr * rate
         flat = random.Random(f"flat-{step}").random() < FLAT_SHARE
         clean, t, tokens, cameras = draw_batch(data, batch, progress, opening, flat, generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
@@ -251,20 +314,13 @@ def train(
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
         dropped = torch.rand(len(tokens), 1, generator=generator, device=device) < PROMPT_DROPOUT
         latents = noisy.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
-            context = embed(model.text_encoder, torch.where(dropped, empty, tokens))
-            out = predict(model.unet, latents, t.flatten(), context, cameras, t.shape[1])
-        error = ((out.float().unflatten(0, t.shape) - target) ** 2).mean((2, 3, 4))
         snr = (alpha / (1 - alpha))[:, :, 0, 0, 0]
-        loss = (loss_weight(snr, opening) * error).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        decay = min(0.998, (step + 10) / (step + 100))
+        given = (latents, target, t, torch.where(dropped, empty, tokens), loss_weight(snr, opening))
+        error, loss, norm = updates[flat](*given, *(() if flat else (cameras,)))
+        decay = min(AVERAGE_DECAY, (step + 10) / (step + 100))
         torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         bins = (t.flatten() // 100).clamp(max=9)
-        sums[0, int(flat)].index_add_(0, bins, error.detach().flatten())
+        sums[0, int(flat)].index_add_(0, bins, error.flatten())
         sums[1, int(flat)].index_add_(0, bins, torch.ones_like(error).flatten())
         step += 1
         last = done() >= 1
@@ -277,7 +333,8 @@ def train(
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(row, flush=True)
-        if step % 250 == 0 or last:
+        if time.time() - saved > SAVE_EVERY or last:
+            saved = time.time()
             state = {
                 "model": model.state_dict(),
                 "average": average,

@@ -46,7 +46,7 @@ CONFIG = {
 SHARDS_IN_MEMORY = 16
 CROP, CROP_SHARE = 64, 0.65  # most of a view is background, and a piece costs a quarter
 ALIGN_WEIGHT, ALIGN_TOLERANCE = 0.03, 0.02
-DECODER_NOISE = 0.1  # added to latents in the decoder's own phase: a UNet's latents are never quite an encoder's
+DECODER_NOISE = 0.2  # added to latents in the decoder's own phase: a UNet's latents are never quite an encoder's
 
 
 def start_from(vae: AutoencoderKL, smaller: AutoencoderKL) -> None:
