@@ -210,7 +210,8 @@ def gate(model: MVDream, count: int = 32, timesteps: Sequence[int] = (850, 900, 
     conditioning = cameras.conditioning().repeat(count, 1).to(device)
     matched, mismatched = [], []
     for scene, turned in gate_scenes(count):
-        a, b = (model.encode(render(s.solids, cameras, model.config.image_size)[0]) for s in (scene, turned))
+        views = (render(s.solids, cameras, model.config.image_size)[0].to(device) for s in (scene, turned))
+        a, b = map(model.encode, views)
         matched.append(a)
         mismatched.append(torch.cat((a[:1], b[1:])))
     context = torch.cat([model.encode_prompt(s.prompt).embeddings for s, _ in gate_scenes(count)])
