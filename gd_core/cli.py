@@ -16,7 +16,7 @@ DESCRIPTION = "Grounded-Dreamer: text to a textured 3D mesh with every subject i
 EVALUATE_HELP = "run a prompt set, score it, and write a report"
 FIELD_HELP = "field saved by fit, refine or generate (.safetensors)"
 VIEWS_HELP = "views saved by views or generate (.safetensors)"
-MODEL_HELP = "'tiny', a model folder, a .safetensors or .pt checkpoint, or owner/name@revision on the hub (default: tiny)"
+MODEL_HELP = "'toys', 'tiny', a model folder, a .safetensors or .pt file, or owner/name@revision on the hub (default: toys)"
 PRESETS = ("auto", "24GB", "12GB", "8GB")
 AS_MADE = "(default: what the model was made for)"
 QUALITY_HELP = f"of the fit: a cell of the shape is at most 4, 2 or 1 pixels of the views wide {AS_MADE}"
@@ -218,7 +218,7 @@ def _add_doctor(commands) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="tiny", metavar="SOURCE", help=MODEL_HELP)
+    parser.add_argument("--model", default="toys", metavar="SOURCE", help=MODEL_HELP)
     _add_device(parser)
     _add_recipe(parser)
     add_lora(parser)

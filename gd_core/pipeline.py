@@ -31,7 +31,7 @@ def generate(
     prompt: str,
     out_dir: str | Path,
     *,
-    model: str | MVDream = "tiny",
+    model: str | MVDream = "toys",
     loras: Sequence[str] = (),
     seed: int = 0,
     negative_prompt: str = "",

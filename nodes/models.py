@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from torch import nn
 
 from ..gd_core import diffusion
-from ..gd_core.diffusion.card import closed_vocabulary
+from ..gd_core.diffusion.card import BUNDLED, closed_vocabulary
 from ..gd_core.diffusion.lora import MAX_STRENGTH, added_weights
 from .border import NodeProgress, at_the_border, leave_inference_mode
 from .download import HUB_MODELS, downloaded, fetch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER, LORA_FOLDER = "mvdream", "loras"  # below ComfyUI's models folders
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt")
 FOLDER_CARDS = ("mvdream.json", "model_index.json")  # a folder with one of these is a whole model: our bundle, or diffusers'
-TINY = "tiny (bundled)"
+BUNDLED_MODELS = {f"{name} (bundled)": name for name in BUNDLED}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER), is_default=True)
@@ -73,7 +73,7 @@ def model_choices() -> list[str]:
     files = [
         name for name in folder_paths.get_filename_list(FOLDER) if not name.replace("\\", "/").startswith(parts_of_folders)
     ]
-    return [TINY, *folders, *files, *HUB_MODELS]
+    return [*BUNDLED_MODELS, *folders, *files, *HUB_MODELS]
 
 
 def model_folders() -> dict[str, Path]:
@@ -88,8 +88,8 @@ def model_folders() -> dict[str, Path]:
 
 def find_model(name: str) -> str | Path:
     """What `load_mvdream` is to read for a choice. ValueError: there is no such choice."""
-    if name == TINY:
-        return "tiny"
+    if name in BUNDLED_MODELS:
+        return BUNDLED_MODELS[name]
     if name in HUB_MODELS:
         return name
     if name not in model_choices():
@@ -137,16 +137,15 @@ class LoadMVDream(io.ComfyNode):
             node_id="GroundedDreamerLoadMVDream",
             display_name="Load MVDream",
             category=CATEGORY,
-            description="Loads a multi-view diffusion model. The tiny one comes with the pack and runs anywhere, but "
-            "knows only coloured "
-            f"solids; put MVDream's weights into models/{FOLDER} for anything else.",
+            description="Loads a multi-view diffusion model. Two small ones come with the pack and run anywhere, but know only "
+            f"coloured toys and solids; put MVDream's weights into models/{FOLDER} for anything else.",
             search_aliases=["mvdream loader", "multi-view diffusion", "text to 3d model", "load checkpoint 3d"],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=model_choices(),
-                    default=TINY,
-                    tooltip=f"The bundled model; then files and model folders of models/{FOLDER}, subfolders too; last what "
+                    default=next(iter(BUNDLED_MODELS)),
+                    tooltip=f"The bundled models; then files and model folders of models/{FOLDER}, subfolders too; last what "
                     "'download' can fetch.",
                 ),
                 io.Boolean.Input(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from ..diffusion.card import BUNDLED
 from ..diffusion.lora import parse_lora
 from ..files import write_text
 from ..views import Progress
@@ -201,7 +202,7 @@ def weights_fingerprint(model: str) -> str:
 
     Of each file its size and 64 KB from the middle: training changes those everywhere, and 5 GB need not be read.
     """
-    path = Path(__file__).parents[1] / "weights" / "tiny" if model == "tiny" else Path(model)
+    path = BUNDLED.get(model, Path(model))
     files = [path] if path.is_file() else sorted(path.rglob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:

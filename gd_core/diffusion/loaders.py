@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..devices import resolve_device, resolve_dtype
 from .bundle import is_bundle, load_bundle, load_companions, read_json, save_bundle
-from .card import TINY
+from .card import BUNDLED
 from .checkpoint import load_strictly, read_weights
 from .denoising import mvdream_noise_schedule
 from .hub import download, is_hub_source
@@ -34,9 +34,10 @@ def load_mvdream(
     """A multi-view diffusion model, ready to sample.
 
     Args:
-        source: "tiny", the bundled model; a folder (our bundle, or the layout of `ashawkey/mvdream-sd2.1-diffusers`, whose
-            Python is not run); a `.safetensors` or `.pt` checkpoint in the original layout (v2.1 and v1.5), whole; or
-            `owner/name@revision` on the Hugging Face hub, which is downloaded. Paths win over hub names.
+        source: "toys" or "tiny", the bundled models; a folder (our bundle, or the layout of
+            `ashawkey/mvdream-sd2.1-diffusers`, whose Python is not run); a `.safetensors` or `.pt` checkpoint in the original
+            layout (v2.1 and v1.5), whole; or `owner/name@revision` on the Hugging Face hub, which is downloaded. Paths win
+            over hub names.
         device, dtype: names as `devices.resolve_device` and `resolve_dtype` read them, or torch's own objects.
         loras: each `FILE` or `FILE:STRENGTH`, on top of one another; see `apply_lora`.
 
@@ -48,15 +49,15 @@ def load_mvdream(
     device = resolve_device(device)
     dtype = resolve_dtype(dtype, device)
     path = Path(source)
-    if source == "tiny":
-        path = TINY
+    if source in BUNDLED:
+        path = BUNDLED[source]
     elif not path.exists():
         if isinstance(source, str) and is_hub_source(source):
             path = download(source)
         else:
             raise FileNotFoundError(
-                f"no model at '{source}': give 'tiny', a model folder, a .safetensors or .pt checkpoint, or a hub repository "
-                "pinned to a revision as 'owner/name@revision'"
+                f"no model at '{source}': give 'toys', 'tiny', a model folder, a .safetensors or .pt checkpoint, or a hub "
+                "repository pinned to a revision as 'owner/name@revision'"
             )
     if path.is_file():
         model = load_original(read_weights(path), dtype, str(path))
