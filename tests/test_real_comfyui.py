@@ -23,7 +23,7 @@ from tools.comfyui import COMFY_DIR, COMFY_PYTHON, running
 ROOT = Path(__file__).parents[1]
 # Small enough that the whole of this file takes minutes on a laptop.
 SMALL = {
-    "GroundedDreamerLoadMVDream": {"model": "tiny (bundled)"},
+    "GroundedDreamerLoadMVDream": {"model": "toys (bundled)"},
     "GroundedDreamerSampleViews": {"steps": 4},
     "GroundedDreamerFitNeRF": {"steps": 100},
     "GroundedDreamerRefineSDS": {"steps": 2},
@@ -50,7 +50,7 @@ def server(tmp_path_factory):
 def small(name: str, **more: dict) -> dict:
     """An example workflow with settings for tests; `more`: inputs by class type without our prefix."""
     prompt = workflows.to_api(workflows.load(name))
-    if name == "2_full_quality_mvdream":  # the tiny model stands in, and has words for other things
+    if name == "2_full_quality_mvdream":  # the bundled model stands in, and has words for other things
         more = {"FocusPrompt": {"prompt": "a red cube next to a blue sphere"}} | more
     more["SampleViews"] = {"seed": workflows.names().index(name)} | more.get("SampleViews", {})  # nothing in common to cache
     for entry in prompt.values():
@@ -155,7 +155,7 @@ def test_the_workflow_for_hunyuan3d_passes_the_servers_validation(server):
     prompt = workflows.to_api(workflows.load(NEEDS_WEIGHTS))
     for entry in prompt.values():
         if entry["class_type"] == "GroundedDreamerLoadMVDream":
-            entry["inputs"]["model"] = "tiny (bundled)"
+            entry["inputs"]["model"] = "toys (bundled)"
     assert asyncio.run(accepted(url, prompt)) == {}
     next(e for e in prompt.values() if e["class_type"] == "KSampler")["inputs"]["sampler_name"] = "nonsense"
     assert "14" in asyncio.run(accepted(url, prompt))
@@ -223,9 +223,9 @@ def test_parts_and_views_go_on_to_cores_nodes_and_a_saved_mesh_comes_back_to_be_
 @pytest.mark.parametrize("node", list(LONG))
 def test_an_interrupt_ends_the_node_midway_and_the_next_run_works(server, node, record_property):
     url, _ = server
-    stopped = run(url, small("1_quick_start_tiny", **{node.removeprefix("GroundedDreamer"): LONG[node] | {"seed": 5}}), node)
+    stopped = run(url, small("1_quick_start", **{node.removeprefix("GroundedDreamer"): LONG[node] | {"seed": 5}}), node)
     expect_interrupted(stopped, record_property)
-    assert run(url, small("1_quick_start_tiny"))["status"] == "success"
+    assert run(url, small("1_quick_start"))["status"] == "success"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_an_interrupt_ends_the_node_midway_and_the_next_run_works(server, node, 
     [("ExportMesh", percent) for percent in (1, 31, 40, 51, 65, 80, 100)] + [("Turntable", 1)],
 )
 def test_an_interrupt_ends_the_node_midway_at_large_sizes(server, node, step, record_property):
-    name = {"ExportMesh": "1_quick_start_tiny", "Turntable": "6_turntable_video"}[node]
+    name = {"ExportMesh": "1_quick_start", "Turntable": "6_turntable_video"}[node]
     stopped = run(server[0], small(name, **{node: LARGE[node]}), f"GroundedDreamer{node}", step)
     if step == 100:  # the mesh is there and is being encoded: nothing is left of the bar
         stopped["left"] = 1
@@ -243,11 +243,11 @@ def test_an_interrupt_ends_the_node_midway_at_large_sizes(server, node, step, re
 
 @pytest.mark.parametrize(("node", "steps", "stop"), [("FitNeRF", 300, 200), ("RefineSDS", 24, 12)])
 def test_the_run_after_an_interrupt_goes_on_where_it_stopped(server, node, steps, stop):
-    prompt = small("1_quick_start_tiny", **{node: {"steps": steps, "seed": 7}})
+    prompt = small("1_quick_start", **{node: {"steps": steps, "seed": 7}})
     assert run(server[0], prompt, f"GroundedDreamer{node}", stop)["status"] == "interrupted"
     again = run(server[0], prompt)
     assert again["status"] == "success" and again["first_steps"][f"GroundedDreamer{node}"] >= stop
-    started_over = run(server[0], small("1_quick_start_tiny", **{node: {"steps": steps + 1, "seed": 7}}))
+    started_over = run(server[0], small("1_quick_start", **{node: {"steps": steps + 1, "seed": 7}}))
     assert started_over["first_steps"][f"GroundedDreamer{node}"] < stop
 
 
@@ -265,7 +265,7 @@ def test_the_run_after_an_interrupt_goes_on_where_it_stopped(server, node, steps
 def test_bad_input_is_refused_before_anything_runs(server, node, inputs, complaint):
     url, base = server
     before = sorted(base.parent.glob("*"))
-    refused = run(url, small("1_quick_start_tiny", **{node: inputs}))
+    refused = run(url, small("1_quick_start", **{node: inputs}))
     assert refused["status"] == "refused"
     text = json.dumps(refused["refused"])
     assert complaint in text and "Traceback" not in text
@@ -312,7 +312,7 @@ def test_a_fit_of_large_images_is_interrupted_while_it_prepares(server, record_p
 
 
 def test_an_unconnected_input_is_named(server):
-    prompt = small("1_quick_start_tiny")
+    prompt = small("1_quick_start")
     sampler = next(entry for entry in prompt.values() if entry["class_type"] == "GroundedDreamerSampleViews")
     del sampler["inputs"]["model"]
     refused = run(server[0], prompt)
@@ -328,14 +328,14 @@ def test_an_unconnected_input_is_named(server):
     ],
 )
 def test_a_word_that_the_model_does_not_know_is_the_prompts_error(server, prompt, says):
-    failed = run(server[0], small("1_quick_start_tiny", FocusPrompt={"prompt": prompt}))
+    failed = run(server[0], small("1_quick_start", FocusPrompt={"prompt": prompt}))
     assert failed["status"] == "error" and says in failed["error"]["exception_message"]
     assert failed["error"]["node_type"] == "GroundedDreamerFocusPrompt"
 
 
 def only_views(**more: dict) -> dict:
     """Model, prompt, sampler and a preview: views alone."""
-    prompt = small("1_quick_start_tiny", **more)
+    prompt = small("1_quick_start", **more)
     kept = {"GroundedDreamerLoadMVDream", "GroundedDreamerFocusPrompt", "GroundedDreamerSampleViews"}
     prompt = {i: entry for i, entry in prompt.items() if entry["class_type"] in kept}
     sampler = next(i for i, entry in prompt.items() if entry["class_type"] == "GroundedDreamerSampleViews")
@@ -363,12 +363,12 @@ def test_prompts_as_people_write_them_run(server, prompt, focus, words):
 
 
 def test_refining_is_cancelled_within_a_step(server, record_property):
-    prompt = small("1_quick_start_tiny", RefineSDS={"steps": 500, "seed": 9})
+    prompt = small("1_quick_start", RefineSDS={"steps": 500, "seed": 9})
     expect_interrupted(run(server[0], prompt, "GroundedDreamerRefineSDS", 2), record_property)
 
 
 def test_the_mesh_ends_on_its_report_and_one_subject_says_that_refocusing_rests(server):
-    done = run(server[0], small("1_quick_start_tiny", FocusPrompt={"prompt": "a red cube"}))
+    done = run(server[0], small("1_quick_start", FocusPrompt={"prompt": "a red cube"}))
     assert done["status"] == "success"
     said = done["said"]
     assert "triangles" in said["GroundedDreamerExportMesh"][-1]
@@ -413,7 +413,7 @@ def page(server, request):
         page.wait_for_function("() => window.app?.graph && window.app.canvas && window.app.extensionManager")
         vue = request.param == "Nodes 2.0"
         page.evaluate("vue => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
-        page.graph = workflows.load("1_quick_start_tiny")
+        page.graph = workflows.load("1_quick_start")
         yield page
         browser.close()
 

@@ -16,7 +16,7 @@ from tools import workflows
 ROOT = Path(__file__).parents[1]
 
 NAMES = (
-    "1_quick_start_tiny",
+    "1_quick_start",
     "2_full_quality_mvdream",
     "3_views_from_images_to_mesh",
     "4_refocusing_off_against_on",
@@ -140,7 +140,7 @@ def test_the_templates_stand_under_the_name_that_the_readme_gives():
     for language in ("en", "zh"):
         texts = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))
         assert texts["templateWorkflows"]["category"]["grounded-dreamer"] == "Grounded Dreamer"
-    assert "Templates > Grounded Dreamer > 1_quick_start_tiny" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "Templates > Grounded Dreamer > 1_quick_start" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_workflow_has_an_id_of_its_own():
@@ -161,10 +161,10 @@ def test_views_are_shown_once_and_a_preview_leaves_no_second_file(graph):
     assert not [n for n in graph["nodes"] if n["id"] in from_sampler and n["type"] == "PreviewImage"]  # the strip shows them
 
 
-def test_the_tiny_model_knows_the_words_of_its_graphs():
+def test_the_bundled_model_knows_the_words_of_its_graphs():
     from gd_core.diffusion import load_mvdream  # noqa: PLC0415
 
-    model = load_mvdream("tiny", device="cpu")
+    model = load_mvdream("toys", device="cpu")
     for name in NAMES:
         for entry in workflows.to_api(workflows.load(name)).values():
             if entry["class_type"] == "GroundedDreamerFocusPrompt" and name != "2_full_quality_mvdream":
@@ -173,7 +173,7 @@ def test_the_tiny_model_knows_the_words_of_its_graphs():
 
 def test_the_six_main_nodes_wired_in_order_are_the_quick_start(nodes):  # noqa: F811
     """Sensible defaults: the quick start changes none of them but the seed of its views."""
-    for entry in workflows.to_api(workflows.load("1_quick_start_tiny")).values():
+    for entry in workflows.to_api(workflows.load("1_quick_start")).values():
         if entry["class_type"].startswith("GroundedDreamer"):
             for item in nodes[entry["class_type"].removeprefix("GroundedDreamer")].define_schema().inputs:
                 chosen = entry["class_type"] == "GroundedDreamerSampleViews" and item.id == "seed"

@@ -23,7 +23,7 @@ from tools import comfyui, workflows
 SIZE = 512  # pixels a side
 STRIP = SIZE // 4
 REAL_MODEL = "2_full_quality_mvdream"
-STAND_IN = {"GroundedDreamerLoadMVDream": {"model": "tiny (bundled)"}, "GroundedDreamerFocusPrompt": {"prompt": "a red cube"}}
+STAND_IN = {"GroundedDreamerLoadMVDream": {"model": "toys (bundled)"}, "GroundedDreamerFocusPrompt": {"prompt": "a red cube"}}
 
 
 def run(url: str, prompt: dict) -> dict:

@@ -255,7 +255,7 @@ def test_the_list_shows_folders_once_and_files_of_subfolders(nodes, base):
         inside.unlink()
         inside.parent.rmdir()
         (base / "models/mvdream/linked").unlink()
-    assert options[0] == "tiny (bundled)" and set(options[1:4]) == {"linked", "small", "mine/original.pt"}
+    assert options[:2] == ["toys (bundled)", "tiny (bundled)"] and set(options[2:5]) == {"linked", "small", "mine/original.pt"}
     assert not [name for name in options if name.startswith("small/")]
 
 

@@ -28,8 +28,8 @@ from .toys import FRONTED
 
 SCENES_PER_SHARD = 1024
 IMAGE_SIZE = 128
-SINGLE_SHARE = 0.45  # of the scenes; with few of them "a photo of a red ball" became two balls
-WORLD_SHARES = {"solids": 0.3, "toys": 0.5, "mixed": 0.2}
+SINGLE_SHARE = 0.35  # of the scenes; with few of them "a photo of a red ball" became two balls
+WORLD_SHARES = {"solids": 0.2, "toys": 0.55, "mixed": 0.25}
 
 
 def make_shard(index: int, scenes: int = SCENES_PER_SHARD) -> tuple[dict[str, Tensor], list[str]]:
