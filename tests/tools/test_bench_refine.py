@@ -25,9 +25,8 @@ def test_views_stand_at_a_right_angle(tmp_path, count):
 
 
 def test_rows_on_another_device(tmp_path):
-    scene, model = random_scene(random.Random(0), 2), random_mvdream(tmp_path)
+    scene, model = random_scene(random.Random(0), 2), random_mvdream(tmp_path, image_size=32)
     views, truth = make_views(scene, 0, model, 1), render(scene.solids, NOVEL, model.image_size)
-    assert gate(model, "a red cube", truth[0], truth[0])["fit"] == 0
     with pretended_device() as device:
         for part in (model.unet, model.vae, model.text_encoder):
             part.requires_grad_(False).to(device)
