@@ -1,12 +1,17 @@
 """Does refinement add to novel views without losing the composition? The table of docs/refinement.md.
 
     python -m tools.bench_refine run --out RUN [--model tiny] [--scenes 48] [--steps N]
+    python -m tools.bench_refine run --out RUN --views 1 2 4 --world toys --model toys --device cuda
     python -m tools.bench_refine table --out RUN [--write docs/refinement.md]
     python -m tools.bench_refine plot docs/refinement_schedule.png
 
 Two-subject scenes, alternately from ground-truth renders and from views that the model samples. Every variant of a scene
 starts from the same fitted field and is judged on the same 8 renders between the reference views. A result is one small JSON
 file, so a run that was stopped goes on, and a table can be made at any time.
+
+`--views` gives the fit and the refinement fewer of the four views, in the orbit's order (azimuths 90, 180, 270, 0), so that
+two stand at a right angle: opposite outlines mirror each other, and say nothing of depth. Only ground-truth scenes do that.
+Beside the fit alone goes a gate: does the model know more of the novel views than the fit does?
 """
 
 from __future__ import annotations
@@ -17,25 +22,31 @@ import math
 import random
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+from torch import Tensor
 
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_mvdream, sample_views
 from gd_core.diffusion.model import MVDream
-from gd_core.distillation import RefineConfig, TimestepSchedule, cold_schedule, refine, warm_schedule
+from gd_core.distillation import RefineConfig, TimestepSchedule, cold_schedule, multiview_guidance, refine, warm_schedule
 from gd_core.nerf import FitConfig, RadianceField, fit_views, load_field
 from gd_core.nerf.evidence import view_backgrounds
+from gd_core.nerf.field import RenderedViews
 from gd_core.views import ViewSet, load_views
 
 from .tiny.judge import judge
 from .tiny.renderer import render
-from .tiny.scenes import Scene, random_scene
+from .tiny.scenes import WORLDS, Scene, random_scene
 
-SIZE = 64
 NOVEL = orbit_cameras(8, elevation_deg=[5, 25] * 4, azimuth_start_deg=112.5)  # none within 22 degrees of a reference view
+ORBITS = [0, 2, 4, 6, 1, 3, 5, 7]  # of `NOVEL`: two times four orthogonal views at one elevation, as the model knows them
+GATE_TIMESTEPS = (200, 400, 600, 800)
+ALL_VIEWS = 4
+Truth = tuple[Tensor, Tensor]  # images [8, s, s, 3] of the novel views, and the things' coverage [8, n, s, s]
 VARIANTS = {
     "fit only": "the field as fitted",
     "SDS only": "no reference views, MVDream's schedule",
@@ -61,18 +72,18 @@ def config_of(variant: str, model: MVDream, steps: int | None) -> RefineConfig:
     return replace(config, timesteps=cold) if variant == "hybrid, cold" else config
 
 
-def make_views(scene: Scene, index: int, model: MVDream) -> ViewSet:
-    """Even scenes: renders of the truth from the model's own cameras. Odd ones: what the model samples for the prompt."""
+def make_views(scene: Scene, index: int, model: MVDream, count: int) -> ViewSet:
+    """Even scenes: renders of the truth from the first of the model's own cameras. Odd ones: what the model samples."""
     if index % 2:
         return sample_views(model, scene.prompt, seed=index)
-    images, coverage = render(scene.solids, model.default_cameras(), SIZE)
-    return ViewSet(images, coverage.sum(1).clamp(0, 1), model.default_cameras(), prompt=scene.prompt)
+    cameras = model.default_cameras()[:count]
+    images, coverage = render(scene.solids, cameras, model.image_size)
+    return ViewSet(images, coverage.sum(1).clamp(0, 1), cameras, prompt=scene.prompt)
 
 
-def measure(field: RadianceField, views: ViewSet, scene: Scene, truth: bool) -> dict:
+def measure(novel: RenderedViews, field: RadianceField, views: ViewSet, scene: Scene, truth: Truth | None) -> dict:
     """Composition on the novel renders, and how well the field matches references and, where there is one, the truth."""
-    novel = field.render(NOVEL, SIZE, SIZE)
-    background = view_backgrounds(views).mean(0)  # the four have one between them
+    background = view_backgrounds(views).mean(0).to(field.device)  # the views have one between them
     reference = field.render(views.cameras, views.height, views.width, background)
     named = [(solid.color, solid.shape) for solid in scene.solids]
     verdict = judge(novel.rgb, named)
@@ -80,32 +91,49 @@ def measure(field: RadianceField, views: ViewSet, scene: Scene, truth: bool) -> 
         "all_present": verdict.all_present,
         "right_views": sum(verdict.in_views.values()) / (len(named) * len(NOVEL)),
         "extra_colors": len(verdict.extra_colors),
-        "reference_psnr": psnr(reference.rgb, views.images),
+        "reference_psnr": psnr(reference.rgb.cpu(), views.images),
     }
-    if truth:
-        images, coverage = render(scene.solids, NOVEL, SIZE)
-        shown, there = novel.alpha > 0.5, coverage.sum(1) > 0.5
+    if truth is not None:
+        images, coverage = truth
+        shown, there = novel.alpha.cpu() > 0.5, coverage.sum(1) > 0.5
         result |= {
-            "novel_psnr": psnr(novel.rgb, images),
+            "novel_psnr": psnr(novel.rgb.cpu(), images),
             "novel_iou": float((shown & there).sum() / (shown | there).sum()),
         }
     return result
 
 
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+@torch.no_grad()
+def gate(model: MVDream, prompt: str, drawn: Tensor, true: Tensor) -> dict[str, float]:
+    """Squared errors per latent number against the true novel views `[8, s, s, 3]`: "fit", that of the views `drawn` by it, and
+    for each timestep that of the model's unguided x0 predictions from the true ones, noised."""
+    guidance = multiview_guidance(model, prompt, suffix=model.recipe.refine.suffix)
+    drawn, true = (model.encode(images[ORBITS].to(model.device)).float() for images in (drawn, true))
+    errors = {"fit": float((drawn - true).square().mean())}
+    for t in GATE_TIMESTEPS:
+        noise = torch.Generator().manual_seed(t)
+        loss = guidance.latent_loss(true, NOVEL[ORBITS], t, noise, guidance_scale=1.0, std_rescale=0.0)
+        errors[str(t)] = 2 * float(loss) / guidance.latent_numel
+    return errors
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(float((a - b).square().mean()))
 
 
-def run_scene(index: int, model: MVDream, out: Path, steps: int | None) -> None:
-    scene, truth = random_scene(random.Random(f"refine-{index}"), 2), index % 2 == 0
-    folder = out / f"{index:03d}"
+def run_scene(index: int, count: int, model: MVDream, out: Path, world: str, steps: int | None) -> None:
+    """Every variant of a scene with `count` of its four views; those that are there are left as they are."""
+    scene, truth = random_scene(random.Random(f"refine-{index}"), 2, world=world), None
+    if index % 2 == 0:
+        truth = render(scene.solids, NOVEL, model.image_size)
+    folder = out / (f"{index:03d}" if count == ALL_VIEWS else f"{index:03d}-{count}")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "views.safetensors").exists():
-        make_views(scene, index, model).save(folder / "views.safetensors")
+        make_views(scene, index, model, count).save(folder / "views.safetensors")
     views = load_views(folder / "views.safetensors")
     if not (folder / "fit.safetensors").exists():
-        fit_views(views, FitConfig(seed=index)).save(folder / "fit.safetensors")
-    fitted = load_field(folder / "fit.safetensors")
+        fit_views(views, FitConfig(seed=index), device=model.device).save(folder / "fit.safetensors")
+    fitted = load_field(folder / "fit.safetensors", model.device)
     for variant in VARIANTS:
         path = folder / f"{variant}.json"
         if path.exists():
@@ -114,16 +142,20 @@ def run_scene(index: int, model: MVDream, out: Path, steps: int | None) -> None:
         if variant != "fit only":
             config = replace(config_of(variant, model, steps), seed=index)
             field = refine(fitted, views, model, config, resume=folder / f"{variant}.checkpoint")
-        result = {"scene": index, "truth": truth, "prompt": scene.prompt, "cpu_seconds": time.process_time() - started}
+        result = {"scene": index, "views": count, "truth": truth is not None, "prompt": scene.prompt}
+        result["cpu_seconds"] = time.process_time() - started
         if variant != "fit only":
             report = field.provenance["refine"]
             result |= {key: report[key] for key in ("best_step", "history", "events")}
-        result |= measure(field, views, scene, truth)
+        novel = field.render(NOVEL, model.image_size, model.image_size)
+        result |= measure(novel, field, views, scene, truth)
+        if variant == "fit only" and truth is not None:
+            result["gate"] = gate(model, scene.prompt, novel.rgb, truth[0])
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(result))
         temporary.replace(path)
         (folder / f"{variant}.checkpoint").unlink(missing_ok=True)
-        print(index, variant, {k: round(v, 3) for k, v in result.items() if isinstance(v, (int, float))}, flush=True)
+        print(index, count, variant, {k: round(v, 3) for k, v in result.items() if isinstance(v, (int, float))}, flush=True)
 
 
 def table(out: Path) -> str:
@@ -134,10 +166,12 @@ def table(out: Path) -> str:
         if all((folder / f"{v}.json").exists() for v in VARIANTS)
     ]
     lines = []
-    for truth, title in ((True, "ground-truth views in"), (False, "sampled views in")):
-        chosen = [s for s in scenes if s["fit only"]["truth"] == truth]
+    for count, truth in product(range(1, ALL_VIEWS + 1), (True, False)):
+        chosen = [s for s in scenes if (s["fit only"].get("views", ALL_VIEWS), s["fit only"]["truth"]) == (count, truth)]
         if not chosen:
             continue
+        title = ("ground-truth" if truth else "sampled") + (" view in" if count == 1 else " views in")
+        title = title if count == ALL_VIEWS else f"{count} {title}"
         columns = [*TITLES] if truth else [c for c in TITLES if not c.startswith("novel")]
         lines += [f"{len(chosen)} scenes, {title}:", "", "| variant | " + " | ".join(TITLES[c] for c in columns) + " |"]
         lines += ["|" + "---|" * (len(columns) + 1)]
@@ -154,8 +188,20 @@ def table(out: Path) -> str:
             lost = sum(s["fit only"]["all_present"] and not s[variant]["all_present"] for s in chosen)
             won = sum(s[variant]["all_present"] and not s["fit only"]["all_present"] for s in chosen)
             lines.append(f"- {variant}: {'; '.join(differences)}; composition lost in {lost}, won in {won} scenes")
-        lines.append("")
+        lines += ["", *_gate_lines([s["fit only"]["gate"] for s in chosen if "gate" in s["fit only"]])]
     return "\n".join(lines)
+
+
+def _gate_lines(gates: list[dict[str, float]]) -> list[str]:
+    """How much closer than the fit the model's x0 predictions come to the true novel views, at each timestep."""
+    if not gates:
+        return []
+    parts = []
+    for t in map(str, GATE_TIMESTEPS):
+        differences = [gate[t] - gate["fit"] for gate in gates]
+        parts.append(f"t = {t} {_difference(differences)}, lower in {sum(d < 0 for d in differences)}/{len(gates)}")
+    error = sum(gate["fit"] for gate in gates) / len(gates)
+    return [f"Gate, squared error per latent number: the fit {error:.3f}; the model's x0 less that: {'; '.join(parts)}", ""]
 
 
 def _cell(values: list[float], column: str) -> str:
@@ -197,6 +243,9 @@ def main() -> None:
     run.add_argument("--first", type=int, default=0, help="first scene, to share the work among processes")
     run.add_argument("--stride", type=int, default=1, help="every how many scenes")
     run.add_argument("--steps", type=int, help="of the refinement; its default otherwise")
+    run.add_argument("--views", type=int, nargs="+", default=[ALL_VIEWS], choices=range(1, ALL_VIEWS + 1), help="how many")
+    run.add_argument("--world", default="solids", choices=WORLDS)
+    run.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     plot = commands.add_parser("plot", help="plot the timestep schedules")
     plot.add_argument("file", type=Path)
     write = commands.add_parser("table", help="print the table of what is there")
@@ -206,9 +255,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "run":
         torch.set_num_threads(1)
-        model = load_mvdream(args.model)
-        for index in range(args.first, args.scenes, args.stride):
-            run_scene(index, model, args.out, args.steps)
+        model = load_mvdream(args.model, device=args.device, dtype=torch.float32)
+        for index, count in product(range(args.first, args.scenes, args.stride), args.views):
+            if index % 2 == 0 or count == ALL_VIEWS:
+                run_scene(index, count, model, args.out, args.world, args.steps)
         return
     if args.command == "plot":
         plot_schedules(args.file)
