@@ -228,6 +228,7 @@ def train(
 
     Every step's scenes come from its number alone.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
     model = load_mvdream(bundle, device=device, dtype=torch.float32)
     torch.manual_seed(settings.seed)  # peft draws the first matrices
     model.unet.add_adapter(LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=LAYERS), "trained")

@@ -225,7 +225,6 @@ def train(
     steps: int,
     batch: int,
     highest_rate: float,
-    compiled: bool = False,
     warm_start: str | None = None,
     device: str = "cpu",
     budget: float | None = None,
@@ -256,7 +255,6 @@ def train(
     rates = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator(device).manual_seed(0)
     step, seconds = 0, 0.0
-    predict = torch.compile(predict_noise, dynamic=False) if compiled else predict_noise
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
@@ -275,7 +273,7 @@ def train(
     def update(latents, target, t, tokens, weight, cameras=None) -> tuple[Tensor, ...]:
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda", cache_enabled=False):
             context = embed(model.text_encoder, tokens)
-            out = predict(model.unet, latents, t.flatten(), context, cameras, t.shape[1])
+            out = predict_noise(model.unet, latents, t.flatten(), context, cameras, t.shape[1])
         error = ((out.float().unflatten(0, t.shape) - target) ** 2).mean((2, 3, 4))
         loss = (weight * error).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -366,7 +364,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="scenes of four views a step")
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="torch.compile: two minutes, then 1.5 times as fast")
     parser.add_argument(
         "--warm-start", metavar="BUNDLE", help="begin from a bundle's weights; RUN/vae must be aligned with its vae/"
     )
@@ -374,7 +371,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_float32_matmul_precision("high")  # TF32 on CUDA; a CPU has nothing of the kind
-    train(args.run, args.steps, args.batch, args.learning_rate, args.compile, args.warm_start, args.device, args.seconds)
+    train(args.run, args.steps, args.batch, args.learning_rate, args.warm_start, args.device, args.seconds)
 
 
 if __name__ == "__main__":

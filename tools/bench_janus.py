@@ -1,0 +1,181 @@
+"""Does multi-view SDS avoid the Janus problem where 2D SDS does not? One toy with a front a prompt, no reference views.
+
+    python -m tools.bench_janus --device cuda --lora fronts70=fronts70.safetensors --out RUN
+    python -m tools.bench_janus --summary --out RUN
+
+SDS turns a ball into the prompt's toy, under each arm from the same seed: the model judges four renders together with their
+cameras ("multi-view"), or each alone and without ("2D": the model's own mode without cameras; or that mode under a LoRA that
+saw a known share of fronts). RUN keeps a strip of 16 renders around for each result, so that a run that was stopped goes on.
+
+The judge says in which of them the front is seen. Janus is a thing that shows it in opposite directions. A thing with one face
+shows it in 40 % of the renders. Both say something only where the toy can be told: the gate is that the judge finds it, in its
+colour, in half of the renders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gd_core.benchmark.statistics import bootstrap_mean, paired_difference, wilson_interval
+from gd_core.cameras import orbit_cameras
+from gd_core.diffusion import load_mvdream
+from gd_core.diffusion.model import MVDream
+from gd_core.distillation import RefineConfig, cold_schedule, refine
+from gd_core.nerf import RadianceField
+from gd_core.settings.schedule import Ramp
+from gd_core.views import ViewSet
+from tools.bench_nerf import parsed
+from tools.tiny.judge import SIDEWAYS, judge_views, solids_of_prompt
+from tools.tiny.measure import janus, prompts_of, sample_flat, save_picture, seeds_of
+
+AROUND = orbit_cameras(16, elevation_deg=15.0)
+RENDER = 96  # pixels a side of what the judge sees
+RADIUS = 0.6  # of the ball that SDS starts from, world units
+SOFTNESS = 0.04  # of its surface, world units
+MULTI_VIEW, PLAIN = "multi-view", "2D"
+SETTINGS = RefineConfig(
+    steps=200,
+    guidance_scale=5.0,
+    timesteps=cold_schedule(last=0.8),
+    sds_weight=Ramp(1.0, 1.0),
+    suffix=True,
+    elevation_deg=(0.0, 30.0),
+    uniform_elevation=1.0,
+    fov_y_deg=None,
+    relative_distance=None,
+    milestones=((0.0, 0.5),),
+    reference_weight=0.0,
+    mask_weight=0.0,
+    orient_weight=0.01,
+    opacity_weight=0.001,
+    shape_lr=0.02,
+    grid_lr=0.02,
+    mlp_lr=0.01,
+    evaluate_every=10_000,
+)
+
+
+def ball(model: MVDream) -> RadianceField:
+    field = RadianceField(model.recipe.fit.field, model.device)
+    resolution = field.shape.grids[-1].shape[-1]
+    steps = ((torch.arange(resolution) + 0.5) / resolution * 2 - 1) * field.config.half_size
+    inside = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).norm(dim=0) < RADIUS
+    field.shape.start_from(inside[None])
+    field.shape.softness.fill_(SOFTNESS)
+    return field
+
+
+def nothing_but_words(model: MVDream, prompt: str) -> ViewSet:
+    """White views, which refinement without reference weights takes nothing from but their prompt, cameras and background."""
+    cameras, size = model.default_cameras(), model.image_size
+    return ViewSet(torch.ones(len(cameras), size, size, 3), torch.zeros(len(cameras), size, size), cameras, prompt=prompt)
+
+
+def judged(images: Tensor, prompt: str) -> dict:
+    """What 16 renders `[16, s, s, 3]` show of the prompt's one toy: in how many it is found, whether its front is seen in
+    opposite directions, and the share of the renders that show the front."""
+    (color, shape), *_ = solids_of_prompt(prompt)
+    blobs = [seen.get(color) for seen in judge_views(images)]
+    fronts = [None if blob is None else blob.front for blob in blobs]
+    azimuths = torch.atan2(AROUND.positions[:, 1], AROUND.positions[:, 0]).tolist()
+    return {
+        "found": sum(blob is not None and blob.shape == shape for blob in blobs),
+        "janus": janus(fronts, azimuths) > 0,
+        "front": sum(f is not None and f > SIDEWAYS for f in fronts) / len(fronts),
+    }
+
+
+def run(model: MVDream, arm: str, prompt: str, seed: int, config: RefineConfig, strip: Path) -> None:
+    config = replace(config, multi_view=arm == MULTI_VIEW, seed=seed)
+    field = refine(ball(model), nothing_but_words(model, prompt), model, config)
+    save_picture(torch.cat(list(field.render(AROUND, RENDER, RENDER).rgb.cpu()), 1), strip)
+
+
+def read_strip(path: Path) -> Tensor:
+    """`[16, s, s, 3]` in 0..1 of a picture that `run` saved."""
+    pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).float() / 255
+    return torch.stack(pixels.split(len(pixels), 1))
+
+
+def fronts_of_pictures(model: MVDream, count: int) -> float:
+    """Of `count` single pictures without cameras in which the judge finds the toy, the share that shows it its front."""
+    prompts = prompts_of("fronts", count, "dev")
+    shows = []
+    for seen, prompt in zip(judge_views(sample_flat(model, prompts, seeds_of(count, "dev"))), prompts, strict=True):
+        (color, shape), *_ = solids_of_prompt(prompt)
+        if color in seen and seen[color].shape == shape:
+            shows.append(seen[color].front > SIDEWAYS)
+    return sum(shows) / max(1, len(shows))
+
+
+def summary(rows: dict[str, dict[int, dict]], gates: dict[str, float]) -> str:
+    """Markdown: an arm a line, and McNemar's test of each 2D arm against multi-view SDS where both find the toy. `rows`: what
+    `judged` says by arm and prompt; `gates`: shares of fronts by arm."""
+    lines = ["| arm | fronts in its pictures | toy found | Janus, of those | renders with the front | Janus more / fewer |"]
+    lines += ["|---|---|---|---|---|---|"]
+    told = {arm: {i: r for i, r in of.items() if r["found"] >= len(AROUND) // 2} for arm, of in rows.items()}
+    for arm, of in told.items():
+        cells = [arm, f"{100 * gates[arm]:.0f} %" if arm in gates else "", f"{len(of)} of {len(rows[arm])}"]
+        if of:
+            twice = wilson_interval(sum(r["janus"] for r in of.values()), len(of))
+            front = bootstrap_mean([r["front"] for r in of.values()])
+            cells += [f"{100 * e.value:.0f} % [{100 * e.low:.0f}, {100 * e.high:.0f}]" for e in (twice, front)]
+            both = [i for i in of if i in told.get(MULTI_VIEW, {})]
+            if both and arm != MULTI_VIEW:
+                a, b = ([float(side[i]["janus"]) for i in both] for side in (told[MULTI_VIEW], of))
+                paired = paired_difference(a, b)
+                cells.append(f"{paired.risen} / {paired.fallen} of {len(both)}, p = {paired.p_value:.2g}")
+        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="toys", help="anything load_mvdream takes")
+    parser.add_argument("--lora", action="append", default=[], metavar="ARM=FILE", help="a 2D arm under a LoRA")
+    parser.add_argument("--arms", nargs="*", help="of these only (default: all)")
+    parser.add_argument("--scenes", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="first prompt, to share the work among processes")
+    parser.add_argument("--stride", type=int, default=1, help="every how many prompts")
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
+    parser.add_argument("--gate", type=int, default=64, metavar="PICTURES", help="for the share of fronts; 0: not measured")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override part of the settings")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--summary", action="store_true", help="only the table")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    prompts, seeds = prompts_of("fronts", args.scenes, args.split), seeds_of(args.scenes, args.split)
+    files = {PLAIN: None, **dict(entry.split("=", 1) for entry in args.lora)}
+    config, chosen = dataclasses.replace(SETTINGS, **parsed(args.set)), args.arms or [MULTI_VIEW, *files]
+    for arm in () if args.summary else chosen:
+        lora = files.get(arm)
+        model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=[lora] if lora else [])
+        gate = args.out / f"{arm}.gate.json"
+        if arm != MULTI_VIEW and args.gate and args.first == 0 and not gate.exists():
+            gate.write_text(json.dumps(fronts_of_pictures(model, args.gate)))
+        for index in range(args.first, args.scenes, args.stride):
+            strip = args.out / f"{arm}-{index:03d}.png"
+            if not strip.exists():
+                run(model, arm, prompts[index], seeds[index], config, strip)
+    gates = {path.name.removesuffix(".gate.json"): json.loads(path.read_text()) for path in args.out.glob("*.gate.json")}
+    rows: dict[str, dict[int, dict]] = {}
+    for path in sorted(args.out.glob("*-[0-9][0-9][0-9].png")):
+        arm, index = path.stem[:-4], int(path.stem[-3:])
+        rows.setdefault(arm, {})[index] = judged(read_strip(path), prompts[index])
+    (args.out / "rows.json").write_text(json.dumps(rows, indent=1))
+    print(summary(rows, gates))
+
+
+if __name__ == "__main__":
+    main()
