@@ -50,7 +50,7 @@ chromium:
 	apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null || echo "no Chromium: the widget's tests will be skipped" >&2
 
 demo: $(VENV)/.ready
-	$(BIN)/python -m gd_core generate "a red cube next to a blue sphere" --seed 6 --out out/demo --overwrite
+	$(BIN)/python -m gd_core generate "a pink rabbit beside a cyan house" --seed 2 --out out/demo --overwrite
 
 clean:
 	rm -rf $(VENV) .venv-oldest out tests/js/node_modules

@@ -1,7 +1,7 @@
 """Does multi-view SDS avoid the Janus problem where 2D SDS does not? One toy with a front a prompt, no reference views.
 
     python -m tools.bench_janus --device cuda --lora fronts70=fronts70.safetensors --out RUN
-    python -m tools.bench_janus --summary --out RUN
+    python -m tools.bench_janus --summary --figure docs/images/janus.jpg --out RUN
 
 SDS turns a ball into the prompt's toy, under each arm from the same seed: the model judges four renders together with their
 cameras ("multi-view"), or each alone and without ("2D": the model's own mode without cameras; or that mode under a LoRA that
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,25 +118,39 @@ def fronts_of_pictures(model: MVDream, count: int) -> float:
     return sum(shows) / max(1, len(shows))
 
 
+def told(row: dict) -> bool:
+    """Whether the judge finds the toy in half of the renders."""
+    return row["found"] >= len(AROUND) // 2
+
+
 def summary(rows: dict[str, dict[int, dict]], gates: dict[str, float]) -> str:
     """Markdown: an arm a line, and McNemar's test of each 2D arm against multi-view SDS where both find the toy. `rows`: what
     `judged` says by arm and prompt; `gates`: shares of fronts by arm."""
     lines = ["| arm | fronts in its pictures | toy found | Janus, of those | renders with the front | Janus more / fewer |"]
     lines += ["|---|---|---|---|---|---|"]
-    told = {arm: {i: r for i, r in of.items() if r["found"] >= len(AROUND) // 2} for arm, of in rows.items()}
-    for arm, of in told.items():
+    passed = {arm: {i: r for i, r in of.items() if told(r)} for arm, of in rows.items()}
+    for arm, of in passed.items():
         cells = [arm, f"{100 * gates[arm]:.0f} %" if arm in gates else "", f"{len(of)} of {len(rows[arm])}"]
         if of:
             twice = wilson_interval(sum(r["janus"] for r in of.values()), len(of))
             front = bootstrap_mean([r["front"] for r in of.values()])
             cells += [f"{100 * e.value:.0f} % [{100 * e.low:.0f}, {100 * e.high:.0f}]" for e in (twice, front)]
-            both = [i for i in of if i in told.get(MULTI_VIEW, {})]
+            both = [i for i in of if i in passed.get(MULTI_VIEW, {})]
             if both and arm != MULTI_VIEW:
-                a, b = ([float(side[i]["janus"]) for i in both] for side in (told[MULTI_VIEW], of))
+                a, b = ([float(side[i]["janus"]) for i in both] for side in (passed[MULTI_VIEW], of))
                 paired = paired_difference(a, b)
                 cells.append(f"{paired.risen} / {paired.fallen} of {len(both)}, p = {paired.p_value:.2g}")
         lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
     return "\n".join(lines)
+
+
+def figure(out: Path, indices: Sequence[int]) -> Tensor:
+    """A prompt a row: every other render of multi-view SDS on the left, of 2D SDS on the right."""
+    rows = []
+    for index in indices:
+        left, right = (torch.cat(list(read_strip(out / f"{arm}-{index:03d}.png")[::2]), 1) for arm in (MULTI_VIEW, PLAIN))
+        rows.append(torch.cat((left, torch.ones(RENDER, RENDER // 4, 3), right), 1))
+    return torch.cat(rows)
 
 
 def main() -> None:
@@ -151,6 +166,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override part of the settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--summary", action="store_true", help="only the table")
+    parser.add_argument("--figure", type=Path, help="a picture of the prompts that both arms drew so that they can be told")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,6 +191,9 @@ def main() -> None:
         rows.setdefault(arm, {})[index] = judged(read_strip(path), prompts[index])
     (args.out / "rows.json").write_text(json.dumps(rows, indent=1))
     print(summary(rows, gates))
+    if args.figure:
+        shown = [i for i, row in rows[MULTI_VIEW].items() if told(row) and told(rows[PLAIN].get(i, {"found": 0}))]
+        save_picture(figure(args.out, shown), args.figure)
 
 
 if __name__ == "__main__":

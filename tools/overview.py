@@ -1,4 +1,4 @@
-"""The README's picture, from a finished run: its views, where each word's attention went, and the asset from new angles.
+"""The README's picture, from a finished run: its views, where each subject's attention went, and the asset from new angles.
 
 python -m tools.overview out/demo docs/overview.png
 """
@@ -36,7 +36,7 @@ def main() -> None:
     novel = orbit_cameras(4, 25.0, 45.0, distance=3.0, fov_y_deg=float(views.cameras.fov_y_deg[0]))
     rendered = field.render(novel, CELL, CELL)
     rows = [row(views.images)]
-    overlays = heat_map_overlays(views, sorted(views.attention))
+    overlays = heat_map_overlays(views, [subject["key"] for subject in views.provenance["subjects"]])
     rows += [row(o) for o in overlays.split(len(views))]
     rows.append(row(rendered.rgb))
     Image.fromarray((torch.cat(rows) * 255).round().byte().numpy()).save(args.out, optimize=True)
