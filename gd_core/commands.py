@@ -73,7 +73,7 @@ def _generate(args: argparse.Namespace) -> None:
             record = generate(out_dir=args.resume, resume=True, device=args.device, progress=bars, **arguments)
         else:
             if args.prompt is None or args.out is None:
-                raise ValueError("say what to make and where: generate 'a red cube next to a blue sphere' --out DIR")
+                raise ValueError("say what to make and where: generate 'a pink rabbit beside a cyan house' --out DIR")
             skip = args.refine_steps == 0
             record = generate(
                 args.prompt,

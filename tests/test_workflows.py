@@ -172,10 +172,10 @@ def test_the_bundled_model_knows_the_words_of_its_graphs():
 
 
 def test_the_six_main_nodes_wired_in_order_are_the_quick_start(nodes):  # noqa: F811
-    """Sensible defaults: the quick start changes none of them but the seed of its views."""
+    """Sensible defaults: the quick start changes none of them but its prompt and the seed of its views."""
     for entry in workflows.to_api(workflows.load("1_quick_start")).values():
         if entry["class_type"].startswith("GroundedDreamer"):
             for item in nodes[entry["class_type"].removeprefix("GroundedDreamer")].define_schema().inputs:
-                chosen = entry["class_type"] == "GroundedDreamerSampleViews" and item.id == "seed"
+                chosen = item.id == "prompt" or (entry["class_type"] == "GroundedDreamerSampleViews" and item.id == "seed")
                 if item.default is not None and not chosen:
                     assert entry["inputs"].get(item.id, item.default) == item.default, (entry["class_type"], item.id)
