@@ -1,10 +1,10 @@
 """Which coloured solids and toys are in the views of a scene, which way do they face, and do the views agree?
 
 Colours come from hue segmentation; shapes and fronts from a small network on a patch around each piece of colour and what
-belongs to it: eyes, wheels and legs have no hue. It is trained on renders. Half of them are soft, by an autoencoder or
-otherwise, so that softness does not count as a wrong shape; an eighth of the patches are put together from two shapes and
-count as none. The network sees how bright and how grey a pixel is, not which hue, so that no pair of colour and shape is
-likelier to it than another. It knows nothing of any prompt.
+belongs to it: eyes, wheels and legs have no hue. It is trained on renders of one to three things. Most of them are soft, by an
+autoencoder or otherwise, so that softness does not count as a wrong shape; an eighth of the patches are put together from two
+shapes and count as none. The network sees how bright and how grey a pixel is, not which hue, so that no pair of colour and
+shape is likelier to it than another. It knows nothing of any prompt.
 
     python -m tools.tiny.judge train --run RUN        writes tools/tiny/judge.safetensors
     python -m tools.tiny.judge validate               accuracy on renders of seeds never trained on
@@ -31,13 +31,13 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from gd_core.cameras import orbit_cameras
+from gd_core.cameras import Cameras, orbit_cameras
 from gd_core.diffusion.bundle import read_json
 from gd_core.diffusion.card import TINY
 
-from .data import IMAGE_SIZE, front, load_shard
+from .data import IMAGE_SIZE, front
 from .renderer import render
-from .scenes import COLORS, NOUN_TO_SHAPE, SHAPES, WORLDS, Scene, random_scene
+from .scenes import COLORS, NOUN_TO_SHAPE, SHAPES, WORLDS, Scene, Solid, random_scene
 from .toys import FRONTED
 
 WEIGHTS = Path(__file__).with_name("judge.safetensors")
@@ -50,6 +50,7 @@ BEAK = "beak"  # the one part of a toy that has a hue of its own, which is orang
 CLASSES = (*SHAPES, BEAK, "")  # the last: nothing of these
 SURE = 0.3  # a shape that is less probable is none
 SIDEWAYS = 0.3  # cosine between a front and a camera below which a thing shows neither front nor back: 73 to 107 degrees
+ANGLES = 12  # parts of the half turn between front and back
 REACH = 1.3  # how far a thing goes from its colour's middle, in sides of its colour's box
 
 
@@ -77,19 +78,24 @@ class Blob:
 
 def segment(view: Tensor) -> dict[str, np.ndarray]:
     """Colour -> boolean mask `[H, W]` of its largest piece, for one view `[H, W, 3]` in 0..1."""
-    return {color: largest for color, (largest, _) in _pieces(view.numpy()).items()}
+    return {color: largest for color, (largest, _) in _pieces(_planes(view)).items()}
+
+
+def _planes(view: Tensor) -> np.ndarray:
+    """A view `[H, W, 3]` as an image `[3, H, W]`."""
+    return np.ascontiguousarray(view.movedim(-1, 0).numpy())
 
 
 def _pieces(image: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Colour -> masks `[H, W]` of its largest piece and of all its pixels."""
+    """Of an image `[3, H, W]`: colour -> masks `[H, W]` of its largest piece and of all its pixels."""
     high, low = _bounds(image)
     chroma = high - low
     saturated = (chroma > 0.16) & (chroma > 0.28 * high)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r, g, b = np.moveaxis(image, -1, 0)
+        r, g, b = image
         hue = np.where(high == r, (g - b) / chroma, np.where(high == g, 2 + (b - r) / chroma, 4 + (r - g) / chroma)) / 6 % 1
     nearest = NEAREST[np.where(saturated, hue * len(NEAREST), 0).astype(int) % len(NEAREST)]
-    minimum = MIN_AREA * image.shape[0] * image.shape[1] / 64**2
+    minimum = MIN_AREA * chroma.size / 64**2
     found = {}
     for index, color in enumerate(COLOR_NAMES):
         mask = saturated & (nearest == index)
@@ -98,7 +104,7 @@ def _pieces(image: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         # A rim of mixed colours between two solids is thin: what erosion leaves nothing of is not a solid.
         labels, _ = ndimage.label(mask)
         largest = labels == 1 + int(np.bincount(labels.ravel())[1:].argmax())
-        if largest.sum() >= minimum and ndimage.binary_erosion(largest).sum() >= minimum / 4:
+        if largest.sum() >= minimum and ndimage.binary_erosion(largest[_around(largest)]).sum() >= minimum / 4:
             found[color] = largest, mask
     return found
 
@@ -108,7 +114,7 @@ def _things(image: np.ndarray, pieces: dict[str, tuple[np.ndarray, np.ndarray]])
 
     What has no hue belongs to the nearest colour of the pieces that it hangs together with.
     """
-    apart, _ = _bounds(np.abs(image - _background(image)))
+    apart, _ = _bounds(np.abs(image - _background(image)[:, None, None]))
     islands, _ = ndimage.label((apart > 0.08) | np.any([mask for mask, _ in pieces.values()], 0))
     own = []
     for largest, mask in pieces.values():
@@ -135,13 +141,13 @@ def _things(image: np.ndarray, pieces: dict[str, tuple[np.ndarray, np.ndarray]])
 
 def _bounds(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Each pixel's brightest and darkest channel, `[H, W]` each."""
-    r, g, b = np.moveaxis(image, -1, 0)
+    r, g, b = image
     return np.maximum(np.maximum(r, g), b), np.minimum(np.minimum(r, g), b)
 
 
 def _background(image: np.ndarray) -> np.ndarray:
     """The colour `[3]` of most of the rim."""
-    return np.median(np.concatenate((image[0], image[-1], image[:, 0], image[:, -1])), 0)
+    return np.median(np.concatenate((image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]), 1), 1)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
@@ -149,13 +155,25 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
 
 
+def _around(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns of a mask's box and of a margin about it."""
+    top, bottom, left, right = _box(mask)
+    return slice(max(0, top - margin), bottom + margin), slice(max(0, left - margin), right + margin)
+
+
+def _touching(first: np.ndarray, second: np.ndarray) -> bool:
+    """Are there pixels of two masks within two steps of one another?"""
+    place = _around(first, margin=2)
+    return second[place].any() and (ndimage.binary_dilation(first[place], iterations=2) & second[place]).any()
+
+
 def _patches(view: Tensor) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[tuple[Tensor, float]]]:
     """Masks of each colour's largest piece and thing, and for each a patch of the thing and the patch's share of the height.
 
-    A patch `[5, PATCH, PATCH]` holds the colour's own pixels, other things, each pixel's brightest and darkest channel, and how
-    far it is from the background. Other things are painted over with the background.
+    A patch `[7, PATCH, PATCH]` holds the colour's own pixels, other things, each pixel's brightest and darkest channel and how
+    far it is from the background, all three with other things painted over with the background, and the two channels as seen.
     """
-    image = view.numpy()
+    image = _planes(view)
     pieces = _pieces(image)
     if not pieces:
         return {}, []
@@ -167,7 +185,7 @@ def _patches(view: Tensor) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], li
     for own, thing in things:
         others = everything & ~thing
         painted = (np.where(others, value, plane) for plane, value in ((high, ground.max()), (low, ground.min()), (apart, 0)))
-        planes = np.stack((own, others, *painted)).astype(np.float32)
+        planes = np.stack((own, others, *painted, *image)).astype(np.float32)
         top, bottom, left, right = _box(thing)
         side = 1.1 * max(bottom - top, right - left) + 3
         fine = max(1, round(side / PATCH))  # samples per patch pixel and axis
@@ -176,32 +194,69 @@ def _patches(view: Tensor) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], li
         x = ((left + right) / 2 + steps * side) / width * 2 - 1
         grid = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], -1)[None].float()
         patch = F.grid_sample(torch.from_numpy(planes)[None], grid, padding_mode="border", align_corners=False)
-        patches.append((F.avg_pool2d(patch, fine)[0], float(side / height)))
+        patch = F.avg_pool2d(patch, fine)[0]
+        patches.append((torch.stack((*patch[:5], patch[5:].amax(0), patch[5:].amin(0))), float(side / height)))
     masks = {c: (largest, thing) for (c, (largest, _)), (_, thing) in zip(pieces.items(), things, strict=True)}
     return masks, patches
 
 
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False), nn.BatchNorm2d(outputs))
+
+
+class Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_layer(width, width), nn.ReLU(), _layer(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
 class Network(nn.Module):
-    """Patches `[n, 5, PATCH, PATCH]` and their sizes `[n]` to the logits of `CLASSES` `[n, 21]` and cosines of fronts `[n]`."""
+    """Patches `[n, 7, PATCH, PATCH]` and their sizes `[n]` to the logits of `CLASSES` `[n, 21]` and of angles `[n, ANGLES]`."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (5, 32, 64, 96)
         self.features = nn.Sequential(
-            *(
-                layer
-                for a, b in zip(widths, widths[1:], strict=False)
-                for layer in (nn.Conv2d(a, b, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            ),
+            *(_layer(7, 32, stride=2), nn.ReLU()),
+            *(_layer(32, 64, stride=2), nn.ReLU(), Residual(64)),
+            *(_layer(64, 96, stride=2), nn.ReLU(), Residual(96)),
             nn.Flatten(),
         )
         self.mix = nn.Sequential(nn.Linear(96 * (PATCH // 8) ** 2 + 1, 96), nn.ReLU(), nn.Dropout(0.2))
         self.shape = nn.Linear(96, len(CLASSES))
-        self.front = nn.Linear(96, 1)
+        self.front = nn.Linear(96, ANGLES)
 
     def forward(self, patches: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         mixed = self.mix(torch.cat((self.features(patches), sizes[:, None]), 1))
-        return self.shape(mixed), self.front(mixed)[:, 0].tanh()
+        return self.shape(mixed), self.front(mixed)
+
+    def answers(self, patches: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities of `CLASSES` `[n, 21]` and cosines of fronts `[n]`, which a mirror image has a say in, too."""
+        shapes, angles = self(patches, sizes)
+        cosines, p = _cosine(angles), shapes.softmax(1)
+        turned = torch.tensor([CLASSES[best] in FRONTED for best in p.argmax(1).tolist()])
+        if turned.any():
+            mirrored = _cosine(self(patches[turned].flip(-1), sizes[turned])[1])
+            cosines[turned] = (cosines[turned] + mirrored) / 2
+        return p, cosines
+
+
+def _cosine(angles: Tensor) -> Tensor:
+    """Cosine `[n]` of the median of the angles that `[n, ANGLES]` logits make probable: its sign is the likelier one."""
+    p = angles.softmax(1)
+    below = p.cumsum(1) - p
+    part = (below <= 0.5).sum(1, keepdim=True) - 1
+    within = (0.5 - below.gather(1, part)) / p.gather(1, part)
+    return torch.cos((part + within)[:, 0] * math.pi / ANGLES)
+
+
+def _angles(cosines: Tensor) -> Tensor:
+    """What logits of angles should say of cosines `[n]`: probabilities `[n, ANGLES]` about the true angle."""
+    middles = (torch.arange(ANGLES) + 0.5) * math.pi / ANGLES
+    apart = (cosines.clamp(-1, 1).arccos()[:, None] - middles) / (0.7 * math.pi / ANGLES)
+    return (-0.5 * apart**2).softmax(1)
 
 
 @cache
@@ -219,18 +274,18 @@ def judge_views(views: Tensor | Sequence[Tensor]) -> list[dict[str, Blob]]:
     if not found:
         return [{} for _ in seen]
     answers = [
-        _network()(torch.stack([p for p, _ in chunk]), torch.tensor([s for _, s in chunk]))
+        _network().answers(torch.stack([p for p, _ in chunk]), torch.tensor([s for _, s in chunk]))
         for chunk in (found[i : i + 256] for i in range(0, len(found), 256))
     ]
-    probabilities = iter(torch.cat([shapes for shapes, _ in answers]).softmax(1))
+    probabilities = iter(torch.cat([shapes for shapes, _ in answers]))
     cosines = iter(torch.cat([fronts for _, fronts in answers]).tolist())
     result = []
     for masks, _ in seen:
-        grown = {color: ndimage.binary_dilation(thing, iterations=2) for color, (_, thing) in masks.items()}
         blobs = {}
         for color, (mask, _) in masks.items():
             rows, columns = np.nonzero(mask)
-            touches = frozenset(o for o, (_, thing) in masks.items() if o != color and (grown[color] & thing).any())
+            own = masks[color][1]
+            touches = frozenset(o for o, (_, thing) in masks.items() if o != color and _touching(own, thing))
             p, middle = next(probabilities), (float(columns.mean()), float(rows.mean()))
             best = int(p[:-1].argmax())
             shape = CLASSES[best] if p[best] >= SURE else ""
@@ -358,13 +413,19 @@ def through(vae: AutoencoderKL, views: Tensor) -> Tensor:
     return (decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1)
 
 
+def _visible(solids: Sequence[Solid], cameras: Cameras, coverage: Tensor) -> list[list[float]]:
+    """Of each thing, the share that each view shows of it, by `coverage` `[V, n, H, W]` with all of them."""
+    alone = [render([thing], cameras, coverage.shape[-1], supersample=1)[1][:, 0].sum((1, 2)) for thing in solids]
+    return [(coverage[:, i].sum((1, 2)) / whole).tolist() for i, whole in enumerate(alone)]
+
+
 @dataclass
 class Patches:
     """Training data.
 
     Attributes:
-        planes: `[n, 5, PATCH, PATCH]` uint8; sizes: `[n]`; labels: `[n]`, indices into `CLASSES`.
-        fronts: `[n]` cosines, NaN where there is no front or nothing says how it is turned.
+        planes: `[n, 7, PATCH, PATCH]` uint8; sizes: `[n]`; labels: `[n]`, indices into `CLASSES`.
+        fronts: `[n]` cosines, NaN where there is no front or too little is seen of it.
     """
 
     planes: Tensor
@@ -373,31 +434,41 @@ class Patches:
     fronts: Tensor
 
     @classmethod
-    def cut(cls, run: Path, shards: int) -> Patches:
-        """Of the run's shards, two fifths of the scenes at half size. Half of all are soft, by an autoencoder of their size."""
-        vaes = _autoencoders(run)
-        rng, rows = random.Random(0), []
-        for path in sorted((run / "shards").glob("*.safetensors"))[:shards]:
-            tensors, prompts = load_shard(path)
-            for views, prompt, fronts in zip(tensors["images"], prompts, tensors["front"].tolist(), strict=True):
-                named = solids_of_prompt(prompt)
-                turned = next((color for color, shape in named if shape in FRONTED), None)
-                views = views.float() / 255
-                if rng.random() < 0.4:
-                    views = F.avg_pool2d(views.movedim(-1, 1), 2).movedim(1, -1)
-                if rng.random() < 0.5:
-                    vae = vaes.get(views.shape[1])
-                    views = soften(views, rng) if vae is None or rng.random() < 0.2 else through(vae, views)
-                label_of = dict(named)
-                if "duck" in label_of.values():
-                    label_of.setdefault("orange", BEAK)
-                for view, cosine in zip(views, fronts, strict=True):
-                    masks, patches = _patches(view)
-                    for color, (patch, side) in zip(masks, patches, strict=True):
-                        if color in label_of:
-                            label = CLASSES.index(label_of[color])
-                            rows.append(((patch * 255).byte(), side, label, cosine if color == turned else float("nan")))
-            print(f"{path.name}: {len(rows)} patches", flush=True)
+    def cut(cls, run: Path, scenes: int) -> Patches:
+        """Of fresh renders, some of them at half size; most are soft, by an autoencoder of their size."""
+        vaes, rows = _autoencoders(run), []
+        for number in range(scenes):
+            rng = random.Random(f"judge-train-{number}")
+            world, count = rng.choices(WORLDS, (0.2, 0.6, 0.2))[0], rng.choices((1, 2, 3), (0.2, 0.4, 0.4))[0]
+            half = rng.random() < (0.6 if world == "solids" else 0.1)
+            held_out = rng.random() < 0.14
+            soft = rng.random() < (0.4 if half else 0.7)
+            scene = random_scene(rng, count, held_out, world=world)
+            grey = rng.choice((1.0, rng.uniform(0.6, 1.0)))
+            cameras = orbit_cameras(4, rng.choice((15.0, rng.uniform(0, 30))), rng.uniform(0, 360))
+            views, coverage = render(scene.solids, cameras, IMAGE_SIZE, (grey, grey, grey))
+            if half:
+                views = F.avg_pool2d(views.movedim(-1, 1), 2).movedim(1, -1)
+            if soft:
+                vae = vaes.get(views.shape[1])
+                views = soften(views, rng) if vae is None or rng.random() < 0.15 else through(vae, views)
+            known = {}  # colour -> label, share seen in each view, cosine in each view
+            for thing, shares in zip(scene.solids, _visible(scene.solids, cameras, coverage), strict=True):
+                cosines = front(Scene((thing,), ""), cameras).tolist() if thing.shape in FRONTED else [math.nan] * 4
+                known[thing.color] = CLASSES.index(thing.shape), shares, cosines
+            if any(thing.shape == "duck" for thing in scene.solids):
+                known.setdefault("orange", (CLASSES.index(BEAK), [1.0] * 4, [math.nan] * 4))
+            for index, view in enumerate(views):
+                masks, patches = _patches(view)
+                for color, (patch, side) in zip(masks, patches, strict=True):
+                    if color not in known:
+                        continue
+                    label, shares, cosines = known[color]
+                    if shares[index] > 0.05:
+                        cosine = cosines[index] if shares[index] > 0.45 else math.nan
+                        rows.append(((patch.clamp(0, 1) * 255).round().byte(), side, label, cosine))
+            if number % 250 == 249:
+                print(f"scene {number + 1}: {len(rows)} patches", flush=True)
         planes, *numbers = zip(*rows, strict=True)
         return cls(torch.stack(planes), *map(torch.tensor, numbers))
 
@@ -414,11 +485,11 @@ def _vary(x: Tensor) -> Tensor:
     angle, edge = 2 * math.pi * torch.rand(n, 1, 1), 0.35 + 0.6 * torch.rand(n, 1, 1)
     steps = torch.linspace(-1, 1, PATCH)
     hidden = (angle.cos() * steps + angle.sin() * steps[:, None] > edge) & (torch.rand(n, 1, 1) < 0.2)
-    ground = x[:, 2:4, [0, 0, -1, -1], [0, -1, 0, -1]].median(-1).values
+    ground = x[:, 2:4, [0, 0, -1, -1], [0, -1, 0, -1]].median(-1).values.T
     zero, one = torch.zeros(n), torch.ones(n)
-    x = torch.where(hidden[:, None], torch.stack((zero, one, *ground.T, zero), 1)[:, :, None, None], x)
+    x = torch.where(hidden[:, None], torch.stack((zero, one, *ground, zero, *ground), 1)[:, :, None, None], x)
     x = torch.lerp(x, F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), (2 * torch.rand(n, 1, 1, 1) - 1).clamp(min=0))
-    x[:, 2:4] *= 0.9 + 0.2 * torch.rand(n, 1, 1, 1)
+    x[:, [2, 3, 5, 6]] *= 0.9 + 0.2 * torch.rand(n, 1, 1, 1)
     return x + 0.03 * torch.rand(n, 1, 1, 1) * torch.randn_like(x)
 
 
@@ -435,9 +506,9 @@ def _monsters(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(chosen[:, None, None, None] & region, x[other], x), chosen
 
 
-def train(run: Path, shards: int = 6, epochs: int = 8) -> None:
+def train(run: Path, renders: int, epochs: int = 13) -> None:
     torch.manual_seed(0)
-    fit(Patches.cut(run, shards), epochs)
+    fit(Patches.cut(run, renders), epochs)
 
 
 def fit(data: Patches, epochs: int) -> None:
@@ -449,10 +520,10 @@ def fit(data: Patches, epochs: int) -> None:
         for index in torch.randperm(len(data.labels)).split(batch)[: len(data.labels) // batch]:
             patches, monsters = _monsters(data.planes[index].float() / 255, data.labels[index])
             labels = data.labels[index].masked_fill(monsters, CLASSES.index(""))
-            logits, cosines = network(_vary(patches), data.sizes[index])
+            logits, angles = network(_vary(patches), data.sizes[index])
             turned = ~data.fronts[index].isnan() & ~monsters
             loss = F.cross_entropy(logits, labels, label_smoothing=0.02)
-            loss = loss + 2 * ((cosines - data.fronts[index])[turned] ** 2).sum() / batch
+            loss = loss + F.cross_entropy(angles[turned], _angles(data.fronts[index][turned]), reduction="sum") / batch
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -488,10 +559,9 @@ def validate(
         if soft is not None and coin.random() < 0.5:
             views = soft(views)
         per_view = judge_views(views)
-        for index, thing in enumerate(scene.solids):
-            alone = render([thing], cameras, size, supersample=1)[1][:, 0].sum((1, 2))
+        for thing, shares in zip(scene.solids, _visible(scene.solids, cameras, coverage), strict=True):
             cosines = front(Scene((thing,), ""), cameras).tolist()
-            for blobs, share, cosine in zip(per_view, (coverage[:, index].sum((1, 2)) / alone).tolist(), cosines, strict=True):
+            for blobs, share, cosine in zip(per_view, shares, cosines, strict=True):
                 if share < 0.6:
                     continue
                 blob = blobs.get(thing.color)
@@ -511,8 +581,8 @@ def validate(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=("train", "validate"))
-    parser.add_argument("--run", type=Path)
-    parser.add_argument("--shards", type=int, default=6)
+    parser.add_argument("--run", type=Path, help="whose vae/ makes renders to train on soft")
+    parser.add_argument("--renders", type=int, default=4000, help="scenes to train on")
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--size", type=int, default=64, help="pixels a side of the views to validate on")
     parser.add_argument("--worlds", nargs="+", default=["solids"], choices=WORLDS, help="what to validate on")
@@ -520,7 +590,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.action == "train":
-        train(args.run, args.shards)
+        train(args.run, args.renders)
     vae = load_vae(args.vae) if args.vae else None
     for world in args.worlds:
         scores = validate(args.scenes, size=args.size, world=world, soft=vae and (lambda views: through(vae, views)))
