@@ -273,9 +273,9 @@ def test_judge_tells_a_missing_a_wrong_and_a_hidden_solid_apart():
     assert not judge(views, [("red", "cone"), ("blue", "sphere")]).all_present
     alone, _ = render(pair[:1], cameras)
     broken = views.clone()
-    broken[1] = alone[1]
+    broken[0] = alone[0]
     assert judge(broken, [("red", "cube"), ("blue", "sphere")]).all_present  # one view: may be hidden
-    broken[2] = alone[2]
+    broken[1] = alone[1]
     assert not judge(broken, [("red", "cube"), ("blue", "sphere")]).all_present
 
 
