@@ -7,7 +7,7 @@ SDS turns a ball into the prompt's toy, under each arm from the same seed: the m
 cameras ("multi-view"), or each alone and without ("2D": the model's own mode without cameras; or that mode under a LoRA that
 saw a known share of fronts). RUN keeps a strip of 16 renders around for each result, so that a run that was stopped goes on.
 
-The judge says in which of them the front is seen. Janus is a thing that shows it in opposite directions. A thing with one face
+The judge says in which of them the front is seen. Janus is a thing that shows it to two opposite cameras. A thing with one face
 shows it in 40 % of the renders. Both say something only where the toy can be told: the gate is that the judge finds it, in its
 colour, in half of the renders.
 """
@@ -36,7 +36,7 @@ from gd_core.settings.schedule import Ramp
 from gd_core.views import ViewSet
 from tools.bench_nerf import parsed
 from tools.tiny.judge import SIDEWAYS, judge_views, solids_of_prompt
-from tools.tiny.measure import janus, prompts_of, sample_flat, save_picture, seeds_of
+from tools.tiny.measure import prompts_of, sample_flat, save_picture, seeds_of
 
 AROUND = orbit_cameras(16, elevation_deg=15.0)
 RENDER = 96  # pixels a side of what the judge sees
@@ -82,16 +82,16 @@ def nothing_but_words(model: MVDream, prompt: str) -> ViewSet:
 
 
 def judged(images: Tensor, prompt: str) -> dict:
-    """What 16 renders `[16, s, s, 3]` show of the prompt's one toy: in how many it is found, whether its front is seen in
-    opposite directions, and the share of the renders that show the front."""
+    """What 16 renders `[16, s, s, 3]` show of the prompt's one toy: in how many it is found, whether two from opposite sides
+    show its front, and the share of them that do."""
     (color, shape), *_ = solids_of_prompt(prompt)
     blobs = [seen.get(color) for seen in judge_views(images)]
-    fronts = [None if blob is None else blob.front for blob in blobs]
-    azimuths = torch.atan2(AROUND.positions[:, 1], AROUND.positions[:, 0]).tolist()
+    fronts = [blob is not None and blob.front > SIDEWAYS for blob in blobs]
+    half = len(fronts) // 2
     return {
         "found": sum(blob is not None and blob.shape == shape for blob in blobs),
-        "janus": janus(fronts, azimuths) > 0,
-        "front": sum(f is not None and f > SIDEWAYS for f in fronts) / len(fronts),
+        "janus": any(a and b for a, b in zip(fronts[:half], fronts[half:], strict=True)),
+        "front": sum(fronts) / len(fronts),
     }
 
 
@@ -124,10 +124,18 @@ def told(row: dict) -> bool:
 
 
 def summary(rows: dict[str, dict[int, dict]], gates: dict[str, float]) -> str:
-    """Markdown: an arm a line, and McNemar's test of each 2D arm against multi-view SDS where both find the toy. `rows`: what
+    """Markdown: an arm a line, and each 2D arm against multi-view SDS where both pass the gate (exact sign test). `rows`: what
     `judged` says by arm and prompt; `gates`: shares of fronts by arm."""
-    lines = ["| arm | fronts in its pictures | toy found | Janus, of those | renders with the front | Janus more / fewer |"]
-    lines += ["|---|---|---|---|---|---|"]
+    head = (
+        "arm",
+        "fronts in its pictures",
+        "toy found",
+        "Janus, of those",
+        "renders with the front",
+        "Janus, more",
+        "front, more",
+    )
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     passed = {arm: {i: r for i, r in of.items() if told(r)} for arm, of in rows.items()}
     for arm, of in passed.items():
         cells = [arm, f"{100 * gates[arm]:.0f} %" if arm in gates else "", f"{len(of)} of {len(rows[arm])}"]
@@ -137,10 +145,13 @@ def summary(rows: dict[str, dict[int, dict]], gates: dict[str, float]) -> str:
             cells += [f"{100 * e.value:.0f} % [{100 * e.low:.0f}, {100 * e.high:.0f}]" for e in (twice, front)]
             both = [i for i in of if i in passed.get(MULTI_VIEW, {})]
             if both and arm != MULTI_VIEW:
-                a, b = ([float(side[i]["janus"]) for i in both] for side in (passed[MULTI_VIEW], of))
-                paired = paired_difference(a, b)
-                cells.append(f"{paired.risen} / {paired.fallen} of {len(both)}, p = {paired.p_value:.2g}")
-        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+                for question in ("janus", "front"):
+                    a, b = ([float(side[i][question]) for i in both] for side in (passed[MULTI_VIEW], of))
+                    paired = paired_difference(a, b)
+                    d = paired.difference
+                    change = f"{100 * d.value:+.0f} points [{100 * d.low:.0f}, {100 * d.high:.0f}]"
+                    cells.append(f"{change} of {len(both)}, p = {paired.p_value:.2g}")
+        lines.append("| " + " | ".join(cells + [""] * (len(head) - len(cells))) + " |")
     return "\n".join(lines)
 
 
