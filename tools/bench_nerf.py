@@ -1,6 +1,6 @@
 """Benchmark of the sparse-view NeRF: four views in, 12 held-out views and the mesh scored, same scenes and seeds every time.
 
-    python -m tools.bench_nerf                     toy scenes and meshes, 128 x 128 pixels
+    python -m tools.bench_nerf                     solids and meshes, 128 x 128 pixels
     python -m tools.bench_nerf --scenes textured --size 256 --quality fine --cpu-time
     python -m tools.bench_nerf --scenes "cup, lamp;nut, world" --seconds 40
     python -m tools.bench_nerf --roofline          step time against what the machine could do
@@ -27,7 +27,7 @@ from gd_core.mesh import MeshConfig, compare_meshes, extract_mesh
 from gd_core.nerf import QUALITIES, FitConfig, RadianceField
 from gd_core.nerf.fit import SMOOTH_POINTS, SparseViewFit
 from gd_core.views import ViewSet
-from tools.nerf_scenes import Scene, scenes, toy_views
+from tools.nerf_scenes import Scene, scenes, solid_views
 
 COLUMNS = ("reference", "novel", "IoU", "Chamfer", "F-score", "seconds", "GB")
 
@@ -89,7 +89,7 @@ def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
     along three axes and sloped along three, forward and back. Adam touches seven arrays of the parameters' size. Anything
     that is not one of these (marching, indices, undersides, dispatch) counts as overhead.
     """
-    views = ViewSet(*toy_views("cube+sphere+cylinder", train_cameras(), size), train_cameras())
+    views = ViewSet(*solid_views("cube+sphere+cylinder", train_cameras(), size), train_cameras())
     fit = SparseViewFit(views, config, torch.device("cpu"))
     for _ in range(config.steps // 2):  # past the milestones, with the grid pruned
         fit.step(0.0)
@@ -120,7 +120,7 @@ def roofline(config: FitConfig, size: int, clock: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", default="all", help="toy, mesh, all (both), textured, or names separated by semicolons")
+    parser.add_argument("--scenes", default="all", help="solids, mesh, all (both), toys, textured, or names with semicolons")
     parser.add_argument("--quality", choices=QUALITIES, default=FitConfig().quality)
     parser.add_argument("--seconds", type=float, help="budget of each fit instead of its steps")
     parser.add_argument("--cpu-time", action="store_true", help="count CPU seconds, for a machine that is shared")

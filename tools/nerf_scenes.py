@@ -1,13 +1,14 @@
-"""Scenes that the NeRF benchmark fits: analytic solids, meshes of pyvista's, and textured shapes that are thin or hollow.
+"""Scenes that the NeRF benchmark fits: solids, toys, meshes of pyvista's, and textured shapes that are thin or hollow.
 
-Every scene draws any cameras at any size, and knows its true surface. `textured` scenes have what toy scenes lack: a check of
+Every scene draws any cameras at any size, and knows its true surface. `textured` scenes have what these lack: a check of
 some three and a half pixels on their colours, and a choice of two lights, one that stays where it is in the world, and a lamp
 at the camera whose light comes back in highlights, as multi-view models like to draw it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,14 +18,16 @@ import pyvista
 import torch
 import trimesh
 from pyvista import examples
+from skimage.measure import marching_cubes
 from torch import Tensor
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
 from gd_core.cameras import Cameras
-from tools.tiny.renderer import AMBIENT, DIFFUSE, LIGHT, render
-from tools.tiny.scenes import Solid
+from tools.tiny.renderer import AMBIENT, DIFFUSE, LIGHT, placed, render
+from tools.tiny.scenes import Solid, random_scene
+from tools.tiny.toys import PARTS
 
-TOY_SCENES = {
+SOLID_SCENES = {
     "cube+sphere+cylinder": [
         Solid("cube", "red", "", 0.45, (-0.45, 0.0, 0.0), 0.3),
         Solid("sphere", "blue", "", 0.40, (0.45, 0.3, -0.1), 0.0),
@@ -53,6 +56,16 @@ TOY_SCENES = {
         Solid("cone", "yellow", "", 0.45, (0.5, 0.3, -0.05), 0.0),
     ],
 }
+TOYS_OF_SCENES = (  # what each toy scene holds
+    (("red", "mug"),),
+    (("blue", "chair"),),
+    (("purple", "table"),),
+    (("pink", "cat"),),
+    (("orange", "car"),),
+    (("yellow", "duck"), ("green", "tree")),
+    (("cyan", "house"), ("red", "rabbit")),
+    (("green", "mushroom"), ("purple", "robot")),
+)
 SHIPPED = {"ant": "ant.ply", "airplane": "airplane.ply", "nut": "nut.ply"}
 CHECK = 0.03  # side of the texture's cells, world units: 3.5 pixels of a 256 px view, 1.75 of one of 128
 CONTRAST = 0.18  # of the check, both ways
@@ -69,18 +82,20 @@ class Scene:
 
 
 def scenes(kind: str) -> list[Scene]:
-    """`toy`, `mesh` (pyvista's, smooth colours), `textured` (all shapes, both lights), `all`, or names separated by commas."""
-    toy = [Scene(name, lambda c, s, n=name: toy_views(n, c, s), lambda n=name: toy_surface(n)) for name in TOY_SCENES]
+    """`solids`, `toys`, `mesh` (pyvista's, smooth colours), `textured` (all shapes, both lights), `all` (solids and meshes), or
+    names separated by semicolons."""
+    solids = [Scene(name, lambda c, s, n=name: solid_views(n, c, s), lambda n=name: solid_surface(n)) for name in SOLID_SCENES]
+    toys = [toy_scene(things) for things in TOYS_OF_SCENES]
     mesh = [mesh_scene(name, SHIPPED_SHAPES[name], "world", 0.0) for name in SHIPPED]
     textured = [
         mesh_scene(f"{name}, {light}", shape, light, CONTRAST)
         for name, shape in (SHIPPED_SHAPES | MADE_SHAPES).items()
         for light in ("world", "lamp")
     ]
-    groups = {"toy": toy, "mesh": mesh, "textured": textured, "all": toy + mesh}
+    groups = {"solids": solids, "toys": toys, "mesh": mesh, "textured": textured, "all": solids + mesh}
     if kind in groups:
         return groups[kind]
-    known = {scene.name: scene for scene in toy + mesh + textured}
+    known = {scene.name: scene for scene in solids + toys + mesh + textured}
     return [known[name.strip()] for name in kind.split(";")]
 
 
@@ -88,13 +103,13 @@ def mesh_scene(name: str, shape: Callable[[], trimesh.Trimesh], light: Literal["
     return Scene(name, lambda c, s: mesh_views(shape(), c, s, light, contrast), shape)
 
 
-def toy_views(name: str, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
-    image, coverage = render(TOY_SCENES[name], cameras, size)
+def solid_views(name: str, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+    image, coverage = render(SOLID_SCENES[name], cameras, size)
     return image, coverage.sum(1).clamp(0, 1)
 
 
-def toy_surface(name: str) -> trimesh.Trimesh:
-    """The outside of a toy scene: its solids as `tools/tiny/renderer.py` draws them, one after another."""
+def solid_surface(name: str) -> trimesh.Trimesh:
+    """The outside of a scene of solids as `tools/tiny/renderer.py` draws them, one after another."""
     unit = {
         "cube": trimesh.creation.box(extents=[1.52] * 3),
         "sphere": trimesh.creation.icosphere(4, 0.9),
@@ -103,11 +118,55 @@ def toy_surface(name: str) -> trimesh.Trimesh:
         "torus": trimesh.creation.torus(0.7, 0.3, major_sections=96, minor_sections=48),
     }
     parts = []
-    for solid in TOY_SCENES[name]:
+    for solid in SOLID_SCENES[name]:
         part = unit[solid.shape].copy().apply_scale(solid.radius)
         part.apply_transform(trimesh.transformations.rotation_matrix(solid.yaw, [0, 0, 1]))
         parts.append(part.apply_translation(solid.center))
     return trimesh.util.concatenate(parts)
+
+
+def toy_scene(things: tuple[tuple[str, str], ...]) -> Scene:
+    """Toys beside one another, placed by chance, but always the same."""
+    name = " + ".join(" ".join(thing) for thing in things)
+    toys = random_scene(
+        random.Random(name), len(things), world="toys", pairs=things, relation="beside" if things[1:] else ""
+    ).solids
+
+    def draw(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        image, coverage = render(toys, cameras, size)
+        return image, coverage.sum(1).clamp(0, 1)
+
+    return Scene(name, draw, lambda: surface_of_parts(toys))
+
+
+def surface_of_parts(things: Sequence[Solid], cells: int = 224) -> trimesh.Trimesh:
+    """The outside of all that `tools/tiny/renderer.py` draws of the things, by marching cubes in a box of half side 1."""
+    steps = np.linspace(-1, 1, cells, dtype=np.float32)
+    points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1)
+    outside = np.full(points.shape[:3], np.inf, np.float32)
+    for thing in things:
+        for part in PARTS[thing.shape]:
+            center, rotation, scale = (a.astype(np.float32) for a in placed(part, thing))
+            x, y, z = np.moveaxis((points - center) @ rotation / scale, -1, 0)
+            np.minimum(outside, _outside(part.kind, x, y, z) * scale.min(), out=outside)
+    vertices, faces, _, _ = marching_cubes(outside, 0.0)
+    return trimesh.Trimesh(vertices * (2 / (cells - 1)) - 1, faces)
+
+
+def _outside(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """Less than 0 inside a part, in its own frame, and steep enough at its border to place it; shapes as the renderer's."""
+    r, ball = np.hypot(x, y), np.sqrt(x * x + y * y + z * z) - 1
+    tube = np.maximum(r - 1, np.abs(z) - 1)
+    return {
+        "sphere": lambda: ball,
+        "box": lambda: np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z)) - 1,
+        "wedge": lambda: np.maximum(np.maximum(np.abs(x), -z) - 1, 2 * np.abs(y) + z - 1),
+        "cylinder": lambda: tube,
+        "cup": lambda: np.maximum(tube, -np.maximum(r - 0.84, -0.75 - z)),
+        "dome": lambda: np.maximum(ball, -z),
+        "cone": lambda: np.maximum(r - 0.5 * (1 - z), np.abs(z) - 1),
+        "torus": lambda: np.hypot(r - 0.7, z) - 0.3,
+    }[kind]()
 
 
 def shipped_shape(name: str) -> trimesh.Trimesh:

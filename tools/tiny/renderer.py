@@ -35,16 +35,16 @@ def render(
 ) -> tuple[Tensor, Tensor]:
     """Images `[V, size, size, 3]` in 0..1 and each thing's visible coverage `[V, n, size, size]` in 0..1."""
     fine, views = size * supersample, len(cameras)
-    palette, whose, placed = [np.array(background, np.float32)], [-1], []
+    palette, whose, bodies = [np.array(background, np.float32)], [-1], []
     for index, solid in enumerate(solids):
         for part in PARTS[solid.shape]:
-            placed.append((part, *_place(part, solid)))
+            bodies.append((part, *placed(part, solid)))
             palette.append(np.array(COLORS[solid.color] if part.tone == "body" else TONES[part.tone], np.float32))
             whose.append(index)
     shade = np.ones((views, fine, fine), np.float32)
     which = np.zeros((views, fine, fine), np.uint8)
     for view in range(views):
-        _trace(placed, cameras.c2w[view].double().numpy(), float(cameras.fov_y_deg[view]), shade[view], which[view])
+        _trace(bodies, cameras.c2w[view].double().numpy(), float(cameras.fov_y_deg[view]), shade[view], which[view])
     pixels = np.minimum(np.stack(palette)[which] * shade[..., None], 1)
     owner = np.array(whose, np.int8)[which]
     coverage = [_pool((owner == i).astype(np.float32), supersample) for i in range(len(solids))]
@@ -56,7 +56,7 @@ def _pool(fine: np.ndarray, factor: int) -> np.ndarray:
     return sum(fine[:, i::factor, j::factor] for i in range(factor) for j in range(factor)) / factor**2
 
 
-def _place(part: Part, solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def placed(part: Part, solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A part's centre `[3]`, rotation `[3, 3]` (its axes to the world's) and half extents `[3]`, in world units."""
     cosine, sine = math.cos(solid.yaw), math.sin(solid.yaw)
     upright = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
@@ -64,7 +64,7 @@ def _place(part: Part, solid: Solid) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return center, upright @ part.rotation.double().numpy(), solid.radius * np.array(part.size)
 
 
-def _trace(placed: Sequence[tuple], c2w: np.ndarray, fov_y_deg: float, shade: Plane, which: np.ndarray) -> None:
+def _trace(bodies: Sequence[tuple], c2w: np.ndarray, fov_y_deg: float, shade: Plane, which: np.ndarray) -> None:
     """Fill one view: `shade` with each ray's brightness, `which` with 1 + the index of the part it meets (0: none).
 
     A ray is parametrised by its depth along the camera's axis, so depths of different parts compare.
@@ -74,7 +74,7 @@ def _trace(placed: Sequence[tuple], c2w: np.ndarray, fov_y_deg: float, shade: Pl
     steps = (((np.arange(size) + 0.5) / size * 2 - 1) * tangent).astype(np.float32)
     light = LIGHT.double().numpy()
     nearest = np.full_like(shade, MISS)
-    for index, (part, center, rotation, scale) in enumerate(placed):
+    for index, (part, center, rotation, scale) in enumerate(bodies):
         in_camera = c2w[:3, :3].T @ (center - c2w[:3, 3])
         square = _square(in_camera * (1, -1, -1), _ball(part.kind, scale), tangent, size)
         if square is None:
