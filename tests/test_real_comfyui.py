@@ -203,7 +203,7 @@ def test_parts_and_views_go_on_to_cores_nodes_and_a_saved_mesh_comes_back_to_be_
     done = run(url, prompt)
     assert done["status"] == "success", done["error"]
     whole = trimesh.load(base / "output/3d/doors_00001_.glb")
-    assert {"red cube", "blue sphere"} <= set(whole.geometry)
+    assert {"pink rabbit", "cyan house"} <= set(whole.geometry)
     assert len(list((base / "output/3d").glob("part_*.glb"))) == len(whole.geometry)  # core saves each part of the list
     prompt |= {
         "24": {"class_type": "GroundedDreamerLoadMesh", "inputs": {"file": "3d/doors_00001_.glb [output]"}},

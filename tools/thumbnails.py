@@ -134,7 +134,7 @@ def main() -> None:
             frames = video_frames(outputs, base, 9)
             card = compose(frames or images, mesh)
             if stands_in:
-                label(card, "drawn with the bundled tiny model")
+                label(card, "drawn with the bundled toys model")
             card.save(workflows.FOLDER / f"{name}.jpg", quality=88)
             print(name, flush=True)
 
