@@ -424,7 +424,7 @@ FOCUS = "app.graph.nodes.find(node => node.type === 'GroundedDreamerFocusPrompt'
 def open_graph(page) -> None:
     page.evaluate("graph => app.loadGraphData(graph)", page.graph)
     look_at(page, FOCUS)
-    page.wait_for_selector('.gd-chip.gd-focused[data-key="cube"]')
+    page.wait_for_selector('.gd-chip.gd-focused[data-key="rabbit"]')
 
 
 def look_at(page, node: str) -> None:
@@ -462,17 +462,17 @@ def test_chips_on_a_subgraph_node_write_the_promoted_value_and_survive_a_reload(
     outer = "app.graph.nodes.find(node => node.subgraph)"
     page.wait_for_function(f"() => {outer}.widgets.some(widget => widget.name === 'focus chips')")
     look_at(page, outer)
-    page.evaluate("document.querySelectorAll('.gd-focus:not(.gd-locked) .gd-chip[data-key=red]').forEach(chip => chip.click())")
+    page.evaluate("document.querySelectorAll('.gd-focus:not(.gd-locked) .gd-chip[data-key=pink]').forEach(chip => chip.click())")
     page.wait_for_timeout(600)
     weights = {entry["word"]: entry["weight"] for entry in json.loads(value(page, outer))["focus"]}
-    assert weights == {"red": 1, "cube": 1, "sphere": 1}
+    assert weights == {"pink": 1, "rabbit": 1, "house": 1}
     sent = page.evaluate("async () => Object.values((await app.graphToPrompt()).output)")
     prompt = next(entry for entry in sent if entry["class_type"] == "GroundedDreamerFocusPrompt")
-    assert json.loads(prompt["inputs"]["focus"])["focus"][0]["word"] == "red"
+    assert json.loads(prompt["inputs"]["focus"])["focus"][0]["word"] == "pink"
     page.evaluate("() => app.loadGraphData(app.rootGraph.serialize())")
     page.wait_for_function(f"() => {outer}?.widgets.some(widget => widget.name === 'focus chips')")
     look_at(page, outer)
-    page.wait_for_selector('.gd-focus:not(.gd-locked) .gd-focused[data-key="red"]')
+    page.wait_for_selector('.gd-focus:not(.gd-locked) .gd-focused[data-key="pink"]')
 
 
 @pytest.mark.parametrize("prefix", ["3d/%date:yyyy%/x", "%Load MVDream.precision%/x", "3d/%Focus Prompt.prompt%"])
