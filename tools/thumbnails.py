@@ -84,6 +84,8 @@ def compose(images: list[Image.Image], mesh: Image.Image | None) -> Image.Image:
             place(card, image, (index * STRIP, SIZE - STRIP, STRIP, STRIP))
         return card
     wide = images[0].width > 2 * images[0].height
+    if wide:  # rows of views to compare; what else there is would make them small
+        images = [image for image in images if image.width > 2 * image.height]
     columns = 1 if wide else int(np.ceil(np.sqrt(len(images))))
     rows = int(np.ceil(len(images) / columns))
     for index, image in enumerate(images):
