@@ -462,7 +462,8 @@ def test_chips_on_a_subgraph_node_write_the_promoted_value_and_survive_a_reload(
     outer = "app.graph.nodes.find(node => node.subgraph)"
     page.wait_for_function(f"() => {outer}.widgets.some(widget => widget.name === 'focus chips')")
     look_at(page, outer)
-    page.evaluate("document.querySelectorAll('.gd-focus:not(.gd-locked) .gd-chip[data-key=pink]').forEach(chip => chip.click())")
+    chips = "document.querySelectorAll('.gd-focus:not(.gd-locked) .gd-chip[data-key=pink]')"
+    page.evaluate(f"{chips}.forEach(chip => chip.click())")
     page.wait_for_timeout(600)
     weights = {entry["word"]: entry["weight"] for entry in json.loads(value(page, outer))["focus"]}
     assert weights == {"pink": 1, "rabbit": 1, "house": 1}
