@@ -18,7 +18,6 @@ import pyvista
 import torch
 import trimesh
 from pyvista import examples
-from skimage.measure import marching_cubes
 from torch import Tensor
 from trimesh.ray.ray_pyembree import RayMeshIntersector
 
@@ -139,34 +138,46 @@ def toy_scene(things: tuple[tuple[str, str], ...]) -> Scene:
     return Scene(name, draw, lambda: surface_of_parts(toys))
 
 
-def surface_of_parts(things: Sequence[Solid], cells: int = 224) -> trimesh.Trimesh:
-    """The outside of all that `tools/tiny/renderer.py` draws of the things, by marching cubes in a box of half side 1."""
-    steps = np.linspace(-1, 1, cells, dtype=np.float32)
-    points = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1)
-    outside = np.full(points.shape[:3], np.inf, np.float32)
+def surface_of_parts(things: Sequence[Solid], detail: float = 0.03, directions: int = 64) -> trimesh.Trimesh:
+    """The outside of all that `tools/tiny/renderer.py` draws of the things: those faces of their parts that can be seen.
+
+    Faces have sides of at most `detail` world units. One is kept where two of `directions` rays that leave its middle get away;
+    so what lies inside other parts goes, and what is shut in (a mug below its filling). Open where parts meet.
+    """
+    meshes = []
     for thing in things:
         for part in PARTS[thing.shape]:
-            center, rotation, scale = (a.astype(np.float32) for a in placed(part, thing))
-            x, y, z = np.moveaxis((points - center) @ rotation / scale, -1, 0)
-            np.minimum(outside, _outside(part.kind, x, y, z) * scale.min(), out=outside)
-    vertices, faces, _, _ = marching_cubes(outside, 0.0)
-    return trimesh.Trimesh(vertices * (2 / (cells - 1)) - 1, faces)
+            center, rotation, scale = placed(part, thing)
+            mesh = part_shape(part.kind)
+            mesh.apply_transform(trimesh.transformations.compose_matrix(scale=scale))
+            mesh.vertices = mesh.vertices @ rotation.T + center
+            meshes.append(mesh.subdivide_to_size(detail))
+    whole = trimesh.util.concatenate(meshes)
+    tracer, middles, normals = RayMeshIntersector(whole), whole.triangles_center, whole.face_normals
+    escapes = np.zeros(len(middles), int)
+    for direction in np.random.default_rng(0).normal(size=(directions, 3)):
+        outward = direction * np.where(normals @ direction < 0, -1, 1)[:, None]
+        escapes += ~tracer.intersects_any(middles + 1e-4 * normals, outward)
+    whole.update_faces(escapes >= 2)
+    return whole
 
 
-def _outside(kind: str, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Less than 0 inside a part, in its own frame, and steep enough at its border to place it; shapes as the renderer's."""
-    r, ball = np.hypot(x, y), np.sqrt(x * x + y * y + z * z) - 1
-    tube = np.maximum(r - 1, np.abs(z) - 1)
-    return {
-        "sphere": lambda: ball,
-        "box": lambda: np.maximum(np.maximum(np.abs(x), np.abs(y)), np.abs(z)) - 1,
-        "wedge": lambda: np.maximum(np.maximum(np.abs(x), -z) - 1, 2 * np.abs(y) + z - 1),
-        "cylinder": lambda: tube,
-        "cup": lambda: np.maximum(tube, -np.maximum(r - 0.84, -0.75 - z)),
-        "dome": lambda: np.maximum(ball, -z),
-        "cone": lambda: np.maximum(r - 0.5 * (1 - z), np.abs(z) - 1),
-        "torus": lambda: np.hypot(r - 0.7, z) - 0.3,
-    }[kind]()
+def part_shape(kind: str) -> trimesh.Trimesh:
+    """A part in its own frame, as the renderer has it."""
+    arc = np.linspace(0, np.pi / 2, 25)
+    outlines = {
+        "cylinder": [(0, -1), (1, -1), (1, 1), (0, 1)],
+        "cup": [(0, -1), (1, -1), (1, 1), (0.84, 1), (0.84, -0.75), (0, -0.75)],
+        "cone": [(0, -1), (1, -1), (0, 1)],
+        "dome": [(0, 0), *zip(np.cos(arc[:-1]), np.sin(arc[:-1]), strict=True), (0, 1)],
+    }
+    if kind in outlines:
+        return trimesh.creation.revolve(np.array(outlines[kind], float), sections=96)
+    if kind == "wedge":
+        return trimesh.convex.convex_hull([(x, y, z) for x in (-1, 1) for y, z in ((-1, -1), (1, -1), (0, 1))])
+    if kind == "torus":
+        return trimesh.creation.torus(0.7, 0.3, major_sections=96, minor_sections=48)
+    return trimesh.creation.box(extents=[2] * 3) if kind == "box" else trimesh.creation.icosphere(4, 1.0)
 
 
 def shipped_shape(name: str) -> trimesh.Trimesh:
