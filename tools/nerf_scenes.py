@@ -138,12 +138,8 @@ def toy_scene(things: tuple[tuple[str, str], ...]) -> Scene:
     return Scene(name, draw, lambda: surface_of_parts(toys))
 
 
-def surface_of_parts(things: Sequence[Solid], detail: float = 0.03, directions: int = 64) -> trimesh.Trimesh:
-    """The outside of all that `tools/tiny/renderer.py` draws of the things: those faces of their parts that can be seen.
-
-    Faces have sides of at most `detail` world units. One is kept where two of `directions` rays that leave its middle get away;
-    so what lies inside other parts goes, and what is shut in (a mug below its filling). Open where parts meet.
-    """
+def surface_of_parts(things: Sequence[Solid]) -> trimesh.Trimesh:
+    """The outside of all that `tools/tiny/renderer.py` draws of the things: their parts united, closed, hollows filled."""
     meshes = []
     for thing in things:
         for part in PARTS[thing.shape]:
@@ -151,15 +147,9 @@ def surface_of_parts(things: Sequence[Solid], detail: float = 0.03, directions: 
             mesh = part_shape(part.kind)
             mesh.apply_transform(trimesh.transformations.compose_matrix(scale=scale))
             mesh.vertices = mesh.vertices @ rotation.T + center
-            meshes.append(mesh.subdivide_to_size(detail))
-    whole = trimesh.util.concatenate(meshes)
-    tracer, middles, normals = RayMeshIntersector(whole), whole.triangles_center, whole.face_normals
-    escapes = np.zeros(len(middles), int)
-    for direction in np.random.default_rng(0).normal(size=(directions, 3)):
-        outward = direction * np.where(normals @ direction < 0, -1, 1)[:, None]
-        escapes += ~tracer.intersects_any(middles + 1e-4 * normals, outward)
-    whole.update_faces(escapes >= 2)
-    return whole
+            meshes.append(mesh)
+    shells = trimesh.boolean.union(meshes, engine="manifold").split()
+    return trimesh.util.concatenate([shell for shell in shells if shell.volume > 0])
 
 
 def part_shape(kind: str) -> trimesh.Trimesh:

@@ -14,11 +14,11 @@ from scipy.spatial import ConvexHull, QhullError
 from ..cameras import Cameras
 from ..nerf.hull import project
 from ..views import Progress, ViewSet
-from .surface import Faces, Vertices, decimate
+from .surface import Faces, Vertices, cluster
 from .texture import rasterize_uvs
 
 SIZE = 64  # pixels a side of the silhouettes that are compared
-FACES = 4000  # of the mesh whose silhouettes they are
+CELLS = 48  # along the longest side of the rough mesh whose silhouettes they are
 REFINED = 3  # of the turns are fitted to the last
 GAIN = 0.01  # by how much more must a turn agree to be taken before an easier one
 
@@ -57,7 +57,8 @@ def place(vertices: Vertices, faces: Faces, views: ViewSet, progress: Progress |
     seen = small_masks(views)
     if not seen.any((1, 2)).all():
         raise ValueError(f"view {int(np.argmin(seen.any((1, 2)))) + 1} shows no object: its mask is empty")
-    vertices, faces = decimate(vertices.astype(np.float32), faces, FACES) if len(faces) > FACES else (vertices, faces)
+    rough = cluster(vertices, faces, CELLS)
+    vertices, faces = rough if len(rough[1]) < len(faces) else (vertices, faces)
     middle = (vertices.max(0) + vertices.min(0)) / 2
     unit = 1 / max(float((vertices.max(0) - vertices.min(0)).max()), 1e-12)
     vertices = (vertices - middle) * unit  # so that every start is alike

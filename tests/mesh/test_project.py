@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from gd_core.cameras import orbit_cameras
 from gd_core.mesh.project import paint, project_views
@@ -47,6 +48,25 @@ def test_a_mesh_is_found_wherever_it_lies(index, three):
     assert placement.agreement > 0.93
     assert np.array_equal(placement.turn, turn.T)
     assert np.abs(placement.apply(moved) - vertices).max() < 0.04
+
+
+def torn(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every face with corners of its own, as flat-shaded files have them."""
+    return vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3)
+
+
+def split_unevenly(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every second face cut in many: its edges have vertices that its neighbours lack."""
+    many = trimesh.Trimesh(vertices, faces[::2], process=False).subdivide().subdivide().subdivide()
+    return np.float32(np.concatenate((many.vertices, vertices))), np.concatenate((many.faces, faces[1::2] + len(many.vertices)))
+
+
+@pytest.mark.parametrize("spoil", [torn, split_unevenly], ids=lambda spoil: spoil.__name__)
+def test_a_mesh_is_found_whatever_its_triangles_are_like(spoil, three):
+    vertices, faces = spoil(*surface(THREE_SOLIDS, 6000))
+    turn = quarter_turns()[9]
+    placement = place(np.float32(1.3 * vertices @ turn.T + (0.3, -0.2, 0.15)), faces, three[2])
+    assert placement.agreement > 0.93 and np.array_equal(placement.turn, turn.T)
 
 
 def test_the_nearest_surface_hides_what_is_behind(three):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gd_core.mesh import MeshConfig, extract_mesh, surface
-from gd_core.mesh.surface import fill_holes, find_defects, repair, vertex_normals
+from gd_core.mesh.surface import cluster, fill_holes, find_defects, repair, vertex_normals
 from tools.mesh_scenes import RED, Solid, SolidScene
 
 BALL = Solid("sphere", (0.0, 0.0, 0.0), 0.5, RED)
@@ -69,6 +69,22 @@ def test_decimation_keeps_a_fitted_looking_surface_closed():
         mesh = extract_mesh(Lumpy((BALL,)), MeshConfig(resolution=96, color="vertex", target_faces=faces))
         assert mesh.report["watertight"], mesh.report["defects"]
         assert len(mesh.faces) <= 1.1 * faces
+
+
+@given(cells=st.integers(1, 64), scale=st.floats(1e-3, 1e3), torn=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_a_clustered_mesh_stays_within_a_cell_and_faces_as_before(cells, scale, torn):
+    vertices, faces = icosphere(4)
+    vertices = np.float32(scale * vertices)
+    if torn:
+        vertices, faces = vertices[faces.ravel()], np.arange(faces.size).reshape(-1, 3)
+    rough, triangles = cluster(vertices, faces, cells)
+    assert len(rough) <= cells**3 and len(triangles) <= len(faces)
+    side = 2 * scale / cells
+    assert (np.abs(np.linalg.norm(rough, axis=1) - scale) <= np.sqrt(3) * side + 1e-4 * scale).all()
+    if cells >= 16:
+        a, b, c = (rough[triangles[:, k]] for k in range(3))
+        assert ((np.cross(b - a, c - a) * a).sum(1) > 0).mean() > 0.95  # outwards
 
 
 def test_defects_are_named():
