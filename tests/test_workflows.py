@@ -27,6 +27,7 @@ NAMES = (
 )
 TITLE = 30  # pixels above a node's `pos`
 CORE_OUTPUTS = {
+    "CreateCameraInfo": ["LOAD3D_CAMERA"],
     "CreateVideo": ["VIDEO"],
     "Preview3DAdvanced": ["LOAD3D_MODEL_INFO", "LOAD3D_CAMERA"],
     "PreviewImage": ["IMAGE"],

@@ -30,8 +30,10 @@ COMFY_PYTHON = interpreter()
 
 
 @contextmanager
-def running(base: Path, seconds: float = 600) -> Iterator[str]:
+def running(base: Path, seconds: float = 600, api_nodes: bool = False) -> Iterator[str]:
     """Start a server on a free port with `base` for its folders, yield its address once it answers, and stop it.
+
+    Without `api_nodes` the server forbids its page all that is not its own, the textures inside a GLB among it.
 
     Raises:
         RuntimeError: it did not answer within `seconds`; with the end of its log.
@@ -45,7 +47,8 @@ def running(base: Path, seconds: float = 600) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--cpu", "--port", str(port), "--base-directory", str(base), "--disable-api-nodes", "--disable-auto-launch"]
+    options = ["--cpu", "--port", str(port), "--base-directory", str(base), "--disable-auto-launch"]
+    options += [] if api_nodes else ["--disable-api-nodes"]
     options += ["--database-url", f"sqlite:///{base / 'user/comfyui.db'}"]
     with open(base / "log", "w") as log:
         process = subprocess.Popen([COMFY_PYTHON, "main.py", *options], cwd=COMFY_DIR, stdout=log, stderr=subprocess.STDOUT)
