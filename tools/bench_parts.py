@@ -188,8 +188,8 @@ def main() -> None:
             closed, volume = np.mean([r["watertight"] for r in cut]), np.max([r["volume_error"] for r in cut])
             print(
                 f"{name}: {len(chosen)} scenes, {len(chosen) - len(cut)} without labels, "
-                f"surface labelled right {right:.3f} (lowest {lowest:.3f}), parts watertight {closed:.3f}, volume error at most {volume:.4f}, "
-                f"PSNR to the unsplit mesh at least {psnr:.1f} dB"
+                f"surface labelled right {right:.3f} (lowest {lowest:.3f}), parts watertight {closed:.3f}, "
+                f"volume error at most {volume:.4f}, PSNR to the unsplit mesh at least {psnr:.1f} dB"
             )
 
 

@@ -1,7 +1,8 @@
 """Thumbnails of the example graphs, from a run of each on a ComfyUI server: `python -m tools.thumbnails [NAME ...]`.
 
 Starts a server from `COMFY_DIR` with `COMFY_PYTHON`; `--url` and `--base` take one that runs already, with its base directory.
-Full quality needs MVDream's weights there: without them the bundled model stands in for it, and the picture says so.
+Full quality needs MVDream's weights there: without them the bundled model stands in for it, and the picture says so. A graph
+that goes on to another model's reconstruction is drawn up to there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tools import comfyui, workflows
 SIZE = 512  # pixels a side
 STRIP = SIZE // 4
 REAL_MODEL = "2_full_quality_mvdream"
+OWN_WEIGHTS = "ImageOnlyCheckpointLoader"  # core's loader of a reconstructor, whose weights are the user's
+NAMED_VIEWS = "front", "left", "back", "right"  # outputs of Views by Name
 STAND_IN = {"GroundedDreamerLoadMVDream": {"model": "toys (bundled)"}, "GroundedDreamerFocusPrompt": {"prompt": "a red cube"}}
 
 
@@ -104,9 +107,17 @@ def place(card: Image.Image, image: Image.Image, box: tuple[int, int, int, int])
     card.paste(image.resize(size, Image.Resampling.LANCZOS), where)
 
 
-def label(card: Image.Image, text: str) -> None:
-    """Say on the picture what it is not: a graph's own model."""
-    ImageDraw.Draw(card).text((8, 8), text, fill="black")
+def label(card: Image.Image, text: str, corner: tuple[int, int] = (0, 0)) -> None:
+    """Say on the picture what it shows, or what it does not: a graph's own model."""
+    ImageDraw.Draw(card).text((corner[0] + 8, corner[1] + 8), text, fill="black")
+
+
+def leave_out(prompt: dict, number: str) -> None:
+    """Take a node out of a prompt, and all that depends on it."""
+    prompt.pop(number, None)
+    for other, entry in list(prompt.items()):
+        if other in prompt and any(isinstance(value, list) and value[0] == number for value in entry["inputs"].values()):
+            leave_out(prompt, other)
 
 
 def prompt_of(name: str, changes: dict[str, dict]) -> dict:
@@ -114,6 +125,12 @@ def prompt_of(name: str, changes: dict[str, dict]) -> dict:
     prompt = workflows.to_api(workflows.load(name))
     for entry in prompt.values():
         entry["inputs"] |= changes.get(entry["class_type"], {})
+    for loader in [number for number, entry in prompt.items() if entry["class_type"] == OWN_WEIGHTS]:
+        leave_out(prompt, loader)
+    for number, entry in list(prompt.items()):
+        if entry["class_type"] == "GroundedDreamerViewsByName":
+            for output in range(len(NAMED_VIEWS)):
+                prompt[f"{1000 + output}"] = {"class_type": "PreviewImage", "inputs": {"images": [number, output]}}
     if not any(entry["class_type"] == "PreviewImage" for entry in prompt.values()):
         sampler = next(i for i, entry in prompt.items() if entry["class_type"] == "GroundedDreamerSampleViews")
         prompt["0"] = {"class_type": "PreviewImage", "inputs": {"images": [sampler, 1]}}
@@ -137,6 +154,9 @@ def main() -> None:
             card = compose(frames or images, mesh)
             if stands_in:
                 label(card, "drawn with the bundled toys model")
+            if any(node["type"] == "GroundedDreamerViewsByName" for node in workflows.load(name)["nodes"]):
+                for index, view in enumerate(NAMED_VIEWS):
+                    label(card, view, (index % 2 * SIZE // 2, index // 2 * SIZE // 2))
             card.save(workflows.FOLDER / f"{name}.jpg", quality=88)
             print(name, flush=True)
 
