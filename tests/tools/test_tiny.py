@@ -17,7 +17,8 @@ from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import load_mvdream, predict_noise
 from gd_core.views import ViewSet
 from tools.tiny.data import front, make_shard
-from tools.tiny.judge import judge, judge_views, segment, soften, solids_of_prompt, validate
+from tools.tiny.judge import judge, judge_views, segment, solids_of_prompt
+from tools.tiny.judge_training import soften, validate
 from tools.tiny.measure import janus, one_sided, prompts_of, score, score_flat, wilson
 from tools.tiny.renderer import _INTERSECT, MISS, render
 from tools.tiny.scenes import HELD_OUT_PAIRS, SHAPES, VOCABULARY, WORLDS, Scene, Solid, random_scene, with_partner
@@ -186,7 +187,7 @@ def test_every_vocabulary_word_is_one_token(tmp_path):
 
 def test_judge_is_right_on_fresh_ground_truth():
     scores = validate(30)
-    assert scores["all"] >= 0.9, scores  # see docs/tiny_model.md for the 300 scenes of `python -m tools.tiny.judge validate`
+    assert scores["all"] >= 0.9, scores  # docs/tiny_model.md has the 300 scenes of `judge_training validate`
 
 
 def test_judge_knows_soft_toys_and_their_fronts():
