@@ -32,6 +32,7 @@ START_INSET = 0.15  # world units from the hull's surface in to where the soft s
 SHELL_REACH = 2  # cells of half the shell's resolution beyond the surface
 SEEN = 3.0  # softnesses beyond the surface up to which a ray that only grazes it is stopped
 FLAT = 1e-3  # slope in cells, below which it has no direction
+THIN = 0.2  # world units of matter from an underside up, below which it may be a plate
 GRAZING = 0.05  # cosine between a surface's normal and the direction of a view from which on the view counts as seeing it
 
 
@@ -171,7 +172,8 @@ class SignedDistanceGrid(nn.Module):
     def hidden_underside(self, towards: Float[Tensor, "V 3"]) -> Tensor:
         """Scalar: the filled share of the box, 0..1, each cell weighed by how its normal points down and away from every view.
 
-        The weights are taken as given, so that descent pulls such surfaces in and leaves all others where they are.
+        The weights are taken as given, so that descent pulls such surfaces in and leaves all others where they are. Matter
+        thinner than `THIN` is all but left alone: views from above see a table's top, and one with a hole in it, alike.
 
         Args:
             towards: unit vectors from the box to each of the V views.
@@ -181,6 +183,9 @@ class SignedDistanceGrid(nn.Module):
             shorten = self._shortening(x, y, z)
             facing = (towards @ slopes).amax(0) * shorten
             hidden = (1 - facing / GRAZING).clamp(0, 1) * (-z * shorten).clamp(min=0)
+            inside = self.dense()[0, 0] < 0
+            above = F.pad(inside, (0, round(THIN / self.spacing)))[..., -inside.shape[-1] :]
+            hidden = hidden * above[1:-1, 1:-1, 1:-1].flatten()
         filled = torch.sigmoid(-self.dense()[0, 0, 1:-1, 1:-1, 1:-1].flatten() / self.spacing)
         return (hidden @ filled) / self.grids[-1].numel()
 

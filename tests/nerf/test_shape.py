@@ -122,6 +122,19 @@ def test_only_an_underside_that_no_view_faces_is_pulled_in():
     assert shape.hidden_underside(below).item() < 1e-3 * shape.hidden_underside(towards).item()
 
 
+def test_a_plate_is_hardly_pulled_in_from_below():
+    towards = torch.nn.functional.normalize(orbit_cameras(4, 15.0).positions, dim=-1)
+    height = cell_centres(64, torch.device("cpu"))[:, 2].abs()
+    pull = {}
+    for thickness in (0.1, 0.13, 0.3, 0.5):
+        shape = ball(64, 0.5)
+        set_distance(shape, height - thickness / 2)
+        (gradient,) = torch.autograd.grad(shape.hidden_underside(towards), shape.grids[-1])
+        pull[thickness] = -gradient.sum().item()
+    assert pull[0.3] > 0.9 * pull[0.5]
+    assert 0 <= pull[0.1] < pull[0.13] < 0.15 * pull[0.5]
+
+
 def test_bending_is_none_for_a_plane_and_grows_with_curvature():
     plane = SignedDistanceGrid(ShapeConfig((16,)), 1.0)
     set_distance(plane, cell_centres(16, torch.device("cpu"))[:, 0])
