@@ -70,8 +70,8 @@ def fit_views(
         progress: called while the fit prepares, and after each step, every few seconds with a preview, and at the end, while
             the views' pixels are painted on, again with the last step's number. With a budget in seconds, `total` is an
             estimate.
-        resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU; on CUDA
-            to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
+        resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU with as
+            many threads; on CUDA to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
             when `progress` cancels. None keeps none.
         device: where to fit, and where the field stays; see `devices.resolve_device`.
 
@@ -88,14 +88,17 @@ def fit_views(
         sizes = views.width, views.height, usable.width, usable.height
         logger.warning("the views of %d x %d pixels are fitted at %d x %d: more is of no use", *sizes)
     check = partial(progress, 0, config.steps, None) if progress is not None else lambda: None
-    with fitting_threads(device):
-        field = _fit_views(SparseViewFit(usable, config, device, check), progress, None if resume is None else Path(resume))
+    with fitting_threads(device) as watch:
+        fit = SparseViewFit(usable, config, device, check)
+        field = _fit_views(fit, progress, None if resume is None else Path(resume), watch)
     field.recipe = views.recipe
     label_from_views(field, views)
     return field
 
 
-def _fit_views(fit: SparseViewFit, progress: Progress | None, checkpoint: Path | None) -> RadianceField:
+def _fit_views(
+    fit: SparseViewFit, progress: Progress | None, checkpoint: Path | None, watch: Callable[[], None]
+) -> RadianceField:
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
         logger.info("NeRF fit goes on at step %d from %s", fit.steps_done, checkpoint)
@@ -104,6 +107,7 @@ def _fit_views(fit: SparseViewFit, progress: Progress | None, checkpoint: Path |
     first_step = fit.steps_done
     while not fit.done:
         fit.step(time.monotonic() - started)
+        watch()
         if fit.steps_done - first_step == ESTIMATE_STEPS:
             logger.info("NeRF fit of %d steps: about %.0f s left", fit.steps_total, fit.seconds_left)
         now = time.monotonic()

@@ -6,7 +6,7 @@ import functools
 import logging
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 ROUNDS = 7
 POINTS, CHANNELS, TEXELS = 16384, 24, 96  # of a step of the fit
+WINDOW = 4  # steps whose time is compared: every fourth costs more than the others
+SLOWER = 2.0  # times as long as the quickest window so far, and
+CROWDED = 0.75  # of the time that the threads would have on cores of their own: then others have come, and one goes on alone
 PAYS = 1.3  # times as fast, or one thread is taken: it leaves the rest to others, and a result does not hang on who else runs
 
 
@@ -54,13 +57,39 @@ def threads_that_pay(most: int) -> int:
     return chosen
 
 
+class Watch:
+    """Called after every step; lets one thread go on alone where others have come to the cores.
+
+    Two threads that waited for each other beside other processes took fourteen times as long as on idle cores.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, processor: Callable[[], float] = time.process_time
+    ) -> None:
+        self.clocks = clock, processor
+        self.begun = clock(), processor()
+        self.steps, self.quickest = 0, float("inf")
+
+    def __call__(self) -> None:
+        self.steps += 1
+        if self.steps % WINDOW:
+            return
+        now = tuple(clock() for clock in self.clocks)
+        seconds, worked = (end - start for end, start in zip(now, self.begun, strict=True))
+        threads = torch.get_num_threads()
+        if threads > 1 and seconds > SLOWER * self.quickest and worked < CROWDED * threads * seconds:
+            torch.set_num_threads(1)
+            logger.info("NeRF fit goes on with one thread: %d found the cores taken", threads)
+        self.quickest, self.begun = min(self.quickest, seconds), now
+
+
 @contextmanager
-def fitting_threads(device: torch.device) -> Iterator[None]:
-    """Set torch's number of threads for a fit on `device`, and afterwards back."""
+def fitting_threads(device: torch.device) -> Iterator[Callable[[], None]]:
+    """Set torch's number of threads for a fit on `device`, and afterwards back; yields what is to be called after each step."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(threads_that_pay(before))
     try:
-        yield
+        yield Watch()
     finally:
         torch.set_num_threads(before)

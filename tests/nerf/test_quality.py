@@ -15,7 +15,7 @@ from gd_core.nerf.fit import SparseViewFit
 from gd_core.nerf.labels import LabelGrid
 from gd_core.nerf.quality import memory_needed, pixel_size, resolution_for, resolve
 from gd_core.nerf.shell import ShellGrid, neighbour_tables
-from gd_core.nerf.threads import fitting_threads, threads_that_pay
+from gd_core.nerf.threads import WINDOW, Watch, fitting_threads, threads_that_pay
 from gd_core.views import ViewSet
 from tests.live_bytes import LiveBytes
 from tests.nerf.conftest import QUICK, draw
@@ -168,5 +168,21 @@ def test_threads_are_chosen_once_and_put_back():
             assert torch.get_num_threads() == threads_that_pay(2)
             raise RuntimeError("stop")
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("slow", "worked", "left"), [(0.2, 0.15, 1), (0.2, 0.39, 2), (0.015, 0.012, 2)])
+def test_one_thread_goes_on_alone_where_others_have_come(slow, worked, left):
+    now, processor, before = [0.0], [0.0], torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        watch = Watch(lambda: now[0], lambda: processor[0])
+        for seconds, work in ((0.01, 0.02), (0.012, 0.02), (slow, worked)):  # of a step, window by window
+            for _ in range(WINDOW):
+                now[0] += seconds
+                processor[0] += work
+                watch()
+        assert torch.get_num_threads() == left
     finally:
         torch.set_num_threads(before)
