@@ -71,8 +71,8 @@ def fit_views(
             the views' pixels are painted on, again with the last step's number. With a budget in seconds, `total` is an
             estimate.
         resume: a checkpoint file. If it exists, the fit goes on from it as if it had not stopped: bit for bit on a CPU with as
-            many threads; on CUDA to rounding, since torch does not repeat some sums there. State is kept there every 20 seconds, at the end, and
-            when `progress` cancels. None keeps none.
+            many threads; on CUDA to rounding, since torch does not repeat some sums there. State is kept there every 20
+            seconds, at the end, and when `progress` cancels. None keeps none.
         device: where to fit, and where the field stays; see `devices.resolve_device`.
 
     Returns:
