@@ -18,7 +18,7 @@ from gd_core.rigs import chosen_cameras
 from tests.nerf.conftest import draw
 from tests.web.conftest import FLAGS, chromium
 from tools import workflows
-from tools.comfyui import COMFY_DIR, COMFY_PYTHON, running
+from tools.comfyui import COMFY_DIR, COMFY_PYTHON, RUN_ON_PAGE, running
 
 ROOT = Path(__file__).parents[1]
 # Small enough that the whole of this file takes minutes on a laptop.
@@ -508,16 +508,7 @@ def test_a_run_from_the_page_shows_its_views_on_the_chips(page):
         }""",
         SMALL,
     )
-    ended = page.evaluate(
-        """async () => {
-            const ends = ["execution_success", "execution_error", "execution_interrupted"];
-            const ended = new Promise(done => {
-              for (const name of ends) app.api.addEventListener(name, ({detail}) => done([name, detail]), {once: true});
-            });
-            await app.queuePrompt(0);
-            return await ended;
-        }"""
-    )
+    ended = page.evaluate(RUN_ON_PAGE)
     assert ended[0] == "execution_success", ended
     page.wait_for_selector(".gd-view-image:not([hidden])")
     page.graph = page.graph | {"id": "00000000-0000-4000-8000-000000000001"}

@@ -16,6 +16,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 COMFY_DIR = os.environ.get("COMFY_DIR")
+RUN_ON_PAGE = """async () => {
+  const ends = ["execution_success", "execution_error", "execution_interrupted"];
+  const ended = new Promise(done => {
+    for (const name of ends) app.api.addEventListener(name, ({detail}) => done([name, detail]), {once: true});
+  });
+  await app.queuePrompt(0);
+  return await ended;
+}"""  # for a browser with the page open: queues its graph; [how it ended, the event's detail]
 FOLDERS = ("custom_nodes", "models", "input", "output", "temp", "user/default")
 
 

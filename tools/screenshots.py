@@ -25,14 +25,6 @@ SETTINGS = {
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.Graph.CanvasMenu": False,
 }
-RUN = """async () => {
-  const ends = ["execution_success", "execution_error", "execution_interrupted"];
-  const ended = new Promise(done => {
-    for (const name of ends) app.api.addEventListener(name, ({detail}) => done([name, detail]), {once: true});
-  });
-  await app.queuePrompt(0);
-  return await ended;
-}"""
 BOX_OF = """types => {
   const nodes = app.graph.nodes.filter(node => !types.length || types.includes(node.type)).map(node => node.getBounding());
   const left = Math.min(...nodes.map(b => b[0])), top = Math.min(...nodes.map(b => b[1]));
@@ -97,7 +89,7 @@ def main() -> None:
         for name in options.names or SHOTS:
             page.evaluate("graph => app.loadGraphData(graph)", workflows.load(name))
             page.wait_for_timeout(3000)
-            ended, detail = page.evaluate(RUN)
+            ended, detail = page.evaluate(comfyui.RUN_ON_PAGE)
             if ended != "execution_success":
                 raise RuntimeError(f"{name}: {ended}: {str(detail)[:500]}")
             for file, picture in SHOTS[name](page).items():

@@ -120,6 +120,12 @@ def cluster(vertices: Vertices, faces: Faces, cells: int) -> tuple[NewVertices, 
     """A rough copy with one vertex for each of `cells` cells along the longest side (Rossignac and Borrel 1993).
 
     Where `decimate` needs faces that share their vertices, this holds for any triangles, also torn, open or doubled ones.
+
+    Args:
+        vertices: `[N, 3]` in any unit, at least one. faces: `[F, 3]`, their indices. cells: 1 or more.
+
+    Returns:
+        the means of the cells' vertices, and the faces whose corners lie in three cells, each once, facing as before.
     """
     low = vertices.min(0)
     cell = ((vertices - low) * ((cells - 1e-3) / max(float(np.ptp(vertices, axis=0).max()), 1e-12))).astype(np.int64)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ def fit_views(
 
 
 def _fit_views(
-    fit: SparseViewFit, progress: Progress | None, checkpoint: Path | None, watch: Callable[[], None]
+    fit: SparseViewFit, progress: Progress | None, checkpoint: Path | None, watch: AbstractContextManager
 ) -> RadianceField:
     if checkpoint is not None and checkpoint.exists():
         fit.load(checkpoint)
@@ -106,8 +107,8 @@ def _fit_views(
     saved = shown = time.monotonic()
     first_step = fit.steps_done
     while not fit.done:
-        fit.step(time.monotonic() - started)
-        watch()
+        with watch:
+            fit.step(time.monotonic() - started)
         if fit.steps_done - first_step == ESTIMATE_STEPS:
             logger.info("NeRF fit of %d steps: about %.0f s left", fit.steps_total, fit.seconds_left)
         now = time.monotonic()

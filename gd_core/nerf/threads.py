@@ -7,7 +7,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -58,38 +58,42 @@ def threads_that_pay(most: int) -> int:
 
 
 class Watch:
-    """Called after every step; lets one thread go on alone where others have come to the cores.
+    """Held around every step of a fit on a CPU; lets one thread go on alone where others have come to the cores.
 
-    Two threads that waited for each other beside other processes took fourteen times as long as on idle cores.
+    Two threads that waited for each other beside other processes took fourteen times as long as on idle cores. What lies
+    between steps, as previews and checkpoints, does not count.
     """
 
     def __init__(
         self, clock: Callable[[], float] = time.perf_counter, processor: Callable[[], float] = time.process_time
     ) -> None:
         self.clocks = clock, processor
-        self.begun = clock(), processor()
-        self.steps, self.quickest = 0, float("inf")
+        self.steps, self.spent, self.quickest = 0, [0.0, 0.0], float("inf")
 
-    def __call__(self) -> None:
+    def __enter__(self) -> None:
+        self.begun = [clock() for clock in self.clocks]
+
+    def __exit__(self, *error: object) -> None:
+        ended = [clock() for clock in self.clocks]
+        self.spent = [spent + end - start for spent, end, start in zip(self.spent, ended, self.begun, strict=True)]
         self.steps += 1
         if self.steps % WINDOW:
             return
-        now = tuple(clock() for clock in self.clocks)
-        seconds, worked = (end - start for end, start in zip(now, self.begun, strict=True))
+        (seconds, worked), self.spent = self.spent, [0.0, 0.0]
         threads = torch.get_num_threads()
         if threads > 1 and seconds > SLOWER * self.quickest and worked < CROWDED * threads * seconds:
             torch.set_num_threads(1)
             logger.info("NeRF fit goes on with one thread: %d found the cores taken", threads)
-        self.quickest, self.begun = min(self.quickest, seconds), now
+        self.quickest = min(self.quickest, seconds)
 
 
 @contextmanager
-def fitting_threads(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Set torch's number of threads for a fit on `device`, and afterwards back; yields what is to be called after each step."""
+def fitting_threads(device: torch.device) -> Iterator[AbstractContextManager]:
+    """Set torch's number of threads for a fit on `device`, and afterwards back; yields what is to be held around each step."""
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(threads_that_pay(before))
     try:
-        yield Watch()
+        yield Watch() if device.type == "cpu" else nullcontext()
     finally:
         torch.set_num_threads(before)

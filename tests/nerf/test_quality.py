@@ -180,9 +180,10 @@ def test_one_thread_goes_on_alone_where_others_have_come(slow, worked, left):
         watch = Watch(lambda: now[0], lambda: processor[0])
         for seconds, work in ((0.01, 0.02), (0.012, 0.02), (slow, worked)):  # of a step, window by window
             for _ in range(WINDOW):
-                now[0] += seconds
-                processor[0] += work
-                watch()
+                with watch:
+                    now[0] += seconds
+                    processor[0] += work
+                now[0] += 5.0  # a checkpoint is written
         assert torch.get_num_threads() == left
     finally:
         torch.set_num_threads(before)
