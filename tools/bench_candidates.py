@@ -6,11 +6,11 @@
     python -m tools.bench_candidates --summary --out DIR          only the tables of what DIR holds
     python -m tools.bench_candidates --real-size 2 10 --out DIR   a verdict and an update at MVDream's size, random weights
 
-Every start of every prompt is compared early; those that a number of candidates would choose, with --all every one, are sampled
-to the end and judged (`tools.tiny.judge`). What candidates, retries and an oracle would have chosen, and what it would have
-cost, follows from that. Refocused samples are made where an arm has them. Lines of
-DIR/rows.jsonl are samples, so that a run that was cut short goes on. Coefficients, layers and refocusing are the recipe's,
-chosen on the development split.
+Every start of every prompt is compared early. Those that an arm finishes are sampled to the end and judged
+(`tools.tiny.judge`); with --all every one, which the oracle needs. What candidates and retries would have chosen, and what it
+would have cost, follows from that. Lines of DIR/rows.jsonl are samples, so that a run that was cut short goes on, also from
+the rows that `tools.claims` keeps: they lack what verdicts saw, so that only arms without verdicts can be added. Coefficients,
+layers and refocusing are the recipe's, chosen on the development split.
 """
 
 from __future__ import annotations
@@ -35,14 +35,15 @@ from gd_core.diffusion.prompts import encode_prompt
 from gd_core.diffusion.random_weights import random_mvdream
 from gd_core.diffusion.sampling import Candidate, candidate_seeds, sample_objects
 from gd_core.diffusion.verdict import Witness
+from gd_core.settings.refocus import refocusing
 from gd_core.settings.verdict import VerdictConfig
 from gd_core.verdicts import MISSING, THERE
 from tools.tiny.judge import judge, solids_of_prompt
 from tools.tiny.labels import looking_only, one_start
 from tools.tiny.measure import SETS, prompts_of, seeds_of
 
-# Only compared; sampled without refocusing, with it in every sample, with it where there is doubt.
-EARLY, PLAIN, TODAY, DOUBTFUL = "early", "plain", "refocus", "doubtful"
+# Only compared; sampled without refocusing, with it in every sample, with it where there is doubt, with the paper's objective.
+EARLY, PLAIN, TODAY, DOUBTFUL, PAPER = "early", "plain", "refocus", "doubtful", "paper"
 NOUNS = ("corgi", "teapot", "kite", "chair", "lamp", "boat", "guitar", "hat", "bicycle", "cactus")
 SEVERAL = [name for name, (count, *_) in SETS.items() if count > 1]
 
@@ -70,6 +71,7 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
         PLAIN: looking_only(model),
         TODAY: replace(model.recipe.refocus, when="always"),
         DOUBTFUL: replace(model.recipe.refocus, when="doubtful"),
+        PAPER: paper(model),
     }[arm]
     for start in range(0, len(missing), args.batch):
         part = missing[start : start + args.batch]
@@ -105,6 +107,11 @@ def sample(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, in
         print(f"{name} {arm}: {start + len(part)}/{len(missing)}", flush=True)
 
 
+def paper(model: MVDream) -> RefocusConfig:
+    """Attend-and-Excite's objective over the mean of the views, through the layers that the recipe names."""
+    return replace(model.recipe.refocus, **refocusing("paper"))
+
+
 def compare_early(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[int, int]], args) -> None:
     """What the early verdict sees of the candidates (prompt, k) of a set that are not there yet."""
     prompts, seeds = prompts_of(name, args.scenes, args.split), seeds_of(args.scenes, args.split)
@@ -124,19 +131,47 @@ def compare_early(model: MVDream, rows: Rows, name: str, wanted: Sequence[tuple[
             rows.add([row])
 
 
+def unfinished(rows: Rows, name: str, indices: Sequence[int], config: VerdictConfig, count: int) -> list[tuple[int, int]]:
+    """The candidates (prompt, k) that an arm wants to finish next: those that the early verdict chooses, and retries."""
+    wanted = set()
+    for i in indices:
+        prompt = Prompt(rows, name, i, config, count)
+        for n in range(1, count + 1):
+            wanted |= {(i, order[-1]) for order in (prompt.finished(range(n)), prompt.finished(prompt.order(n)))}
+    return sorted((i, k) for i, k in wanted if (name, i, PLAIN, k) not in rows.rows)
+
+
+def _is_done(prompt: Prompt, args, chosen: int) -> bool:
+    """Whether every arm that is asked for has its sample."""
+    done = [prompt.rows[0], *(prompt.other[arm][0] for arm in (TODAY, PAPER) if arm in args.refocus)]
+    if not args.no_verdict:
+        if prompt.early is None:
+            return False
+        counts = range(1, args.starts + 1)
+        done += [prompt.rows[prompt.winner(n)] for n in counts]
+        done += [prompt.kept(prompt.finished(order)) for n in counts for order in (range(n), prompt.order(n))]
+        if DOUBTFUL in args.refocus:
+            done += [prompt.other[DOUBTFUL][prompt.winner(n)] for n in (1, chosen)]
+    return all(done)
+
+
 class _Compared(Exception):
     """Ends a run whose candidates have been compared."""
 
 
 class Prompt:
-    """The candidates of one prompt with what the recipe's verdicts say of them."""
+    """The candidates of one prompt with what the recipe's verdicts say of them. `early` is None where nothing was compared."""
 
     def __init__(self, rows: Rows, name: str, index: int, config: VerdictConfig, count: int):
-        self.rows = [rows.rows.get((name, index, PLAIN, k)) for k in range(count)]
-        self.other = {arm: {k: rows.rows.get((name, index, arm, k)) for k in range(count)} for arm in (TODAY, DOUBTFUL)}
-        compared = [rows.rows[name, index, EARLY, k] for k in range(count)]
-        self.early = [_log_probability(row["early"], config.early) for row in compared]
         self.config = config
+        self.rows = [rows.rows.get((name, index, PLAIN, k)) for k in range(count)]
+        self.other = {arm: {k: rows.rows.get((name, index, arm, k)) for k in range(count)} for arm in (TODAY, DOUBTFUL, PAPER)}
+        compared = [rows.rows.get((name, index, EARLY, k)) for k in range(count)]
+        self.early = [_log_probability(row["early"], config.early) for row in compared] if all(compared) else None
+        self.sure = [row is not None and _least(row["early"], config.early) >= config.there for row in compared]
+        for k, row in enumerate(self.rows):
+            if self.sure[k] and row is not None and self.other[DOUBTFUL][k] is None:
+                self.other[DOUBTFUL][k] = row  # refocusing rests
 
     def winner(self, count: int) -> int:
         return max(range(count), key=lambda k: self.early[k])
@@ -144,22 +179,21 @@ class Prompt:
     def order(self, count: int) -> list[int]:
         return sorted(range(count), key=lambda k: -self.early[k])
 
-    def retried(self, count: int, retries: int) -> tuple[dict, int]:
-        """The row that is kept, and how many candidates were finished."""
-        return self._finished(self.order(count)[: 1 + retries])
-
-    def fresh(self, retries: int) -> tuple[dict, int]:
-        """The same without comparing anything early: one start after the other."""
-        return self._finished(range(1 + retries))
-
-    def _finished(self, order: Sequence[int]) -> tuple[dict, int]:
+    def finished(self, order: Sequence[int]) -> list[int]:
+        """Of the candidates in this order those that are finished, while the final verdict says that a subject is missing. The
+        last one is one that was not sampled yet where it is not known what is."""
         finished = []
         for k in order:
             finished.append(k)
-            if _least(self.rows[k]["final"], self.config.final) >= self.config.missing:
+            if self.rows[k] is None or _least(self.rows[k]["final"], self.config.final) >= self.config.missing:
                 break
-        best = max(finished, key=lambda k: _log_probability(self.rows[k]["final"], self.config.final))
-        return self.rows[best], len(finished)
+        return finished
+
+    def kept(self, finished: Sequence[int]) -> dict | None:
+        """Of finished candidates the row of the best, None where one was not sampled."""
+        if any(self.rows[k] is None for k in finished):
+            return None
+        return self.rows[max(finished, key=lambda k: _log_probability(self.rows[k]["final"], self.config.final))]
 
 
 def _each(features: Sequence[Sequence[float]], coefficients: Sequence[float]) -> np.ndarray:
@@ -176,37 +210,34 @@ def _least(features, coefficients) -> float:
 
 
 def compare(prompts: Sequence[Prompt], seconds: dict, count: int) -> list[dict]:
-    """Every arm against plain sampling of the first candidate, over the same prompts."""
+    """Every arm that all prompts have, against plain sampling of the first candidate. An arm is the rows that it keeps and its
+    CPU seconds."""
     plain = [p.rows[0] for p in prompts]
-    base, early, rest = seconds[PLAIN], seconds["early"], seconds["rest"]
-
-    def candidates(n: int) -> tuple[list[dict], float]:
-        return [p.rows[p.winner(n)] for p in prompts], n * early + rest
-
-    judged = seconds["judged"]
-    arms: dict[str, tuple[list[dict], float]] = {"plain": (plain, base), "plain with a verdict": (plain, judged)}
-    if all(p.other[TODAY][0] for p in prompts):
-        arms["today's refocusing"] = ([p.other[TODAY][0] for p in prompts], seconds[TODAY])
-    for n in range(2, count + 1):
-        arms[f"{n} candidates"] = candidates(n)
-    for n in range(1, count + 1):
-        chosen = [p.other[DOUBTFUL][p.winner(n)] for p in prompts]
-        if all(chosen):
-            acted = np.mean([row["acted"] for row in chosen])
-            extra = acted * (seconds[DOUBTFUL] - seconds["looked"])
+    base, early, rest, judged = seconds[PLAIN], seconds["early"], seconds["rest"], seconds["judged"]
+    arms: dict[str, tuple[list[dict | None], float]] = {"plain": (plain, base), "plain with a verdict": (plain, judged)}
+    for arm, name in ((PAPER, "Attend-and-Excite over the mean of the views"), (TODAY, "today's refocusing")):
+        if all(p.other[arm][0] for p in prompts):
+            arms[name] = ([p.other[arm][0] for p in prompts], seconds[arm])
+    if all(p.early is not None for p in prompts):
+        for n in range(2, count + 1):
+            arms[f"{n} candidates"] = ([p.rows[p.winner(n)] for p in prompts], n * early + rest)
+        for n in range(1, count + 1):
+            chosen = [p.other[DOUBTFUL][p.winner(n)] for p in prompts]
+            acted = float(np.mean([bool(row and row["acted"]) for row in chosen]))
             name = "refocusing where in doubt" if n == 1 else f"{n} candidates, refocusing where in doubt"
-            arms[name] = (chosen, n * early + rest + extra)
-    if not all(row for p in prompts for row in p.rows):
-        return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items()]
-    for n in range(2, count + 1):
-        kept, finished = zip(*(p.fresh(n - 1) for p in prompts), strict=True)
-        arms[f"{n - 1} fresh retries"] = (list(kept), float(np.mean(finished)) * judged)
-    for n in range(2, count + 1):
-        kept, finished = zip(*(p.retried(n, n - 1) for p in prompts), strict=True)
-        arms[f"{n} candidates, retries"] = (list(kept), n * early + float(np.mean(finished)) * rest)
-    for n in range(2, count + 1):
-        arms[f"oracle of {n}, early"] = ([max(p.rows[:n], key=lambda r: r["all"]) for p in prompts], n * early + rest)
-    return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items()]
+            arms[name] = (chosen, n * early + rest + acted * (seconds[DOUBTFUL] - seconds["looked"]))
+        for n in range(2, count + 1):
+            finished = [p.finished(range(n)) for p in prompts]
+            kept = [p.kept(f) for p, f in zip(prompts, finished, strict=True)]
+            arms[f"{n - 1} fresh retries"] = (kept, float(np.mean([len(f) for f in finished])) * judged)
+        for n in range(2, count + 1):
+            finished = [p.finished(p.order(n)) for p in prompts]
+            kept = [p.kept(f) for p, f in zip(prompts, finished, strict=True)]
+            arms[f"{n} candidates, retries"] = (kept, n * early + float(np.mean([len(f) for f in finished])) * rest)
+    if all(row for p in prompts for row in p.rows):
+        for n in range(2, count + 1):
+            arms[f"oracle of {n}, early"] = ([max(p.rows[:n], key=lambda r: r["all"]) for p in prompts], n * early + rest)
+    return [_against(plain, name, rows, cost / base) for name, (rows, cost) in arms.items() if all(rows)]
 
 
 def _against(plain: Sequence[dict], name: str, rows: Sequence[dict], ratio: float) -> dict:
@@ -219,8 +250,11 @@ def _against(plain: Sequence[dict], name: str, rows: Sequence[dict], ratio: floa
     return result
 
 
-def of_verdicts(rows: Sequence[dict], config: VerdictConfig) -> dict:
-    """How well the early and the final verdict tell which subjects are there, over samples without refocusing."""
+def of_verdicts(rows: Sequence[dict], config: VerdictConfig) -> dict | None:
+    """How well the early and the final verdict tell which subjects are there, over samples without refocusing. None where the
+    rows have no verdicts."""
+    if not all("final" in row for row in rows):
+        return None
     there = np.array([t for row in rows for t in row["there"]])
     result = {"subjects": len(there), "missing": int((~there).sum())}
     for name in ("early", "final"):
@@ -240,7 +274,7 @@ def of_verdicts(rows: Sequence[dict], config: VerdictConfig) -> dict:
     return result
 
 
-def markdown(name: str, arms: Sequence[dict], verdicts: dict) -> str:
+def markdown(name: str, arms: Sequence[dict], verdicts: dict | None) -> str:
     lines = [
         f"{name}, {arms[0]['scenes']} prompts",
         "",
@@ -254,6 +288,8 @@ def markdown(name: str, arms: Sequence[dict], verdicts: dict) -> str:
             f"{whole['gained']} / {whole['lost']} | {whole['p']:.2g} | {same['value']:.3f} | "
             f"{same['gained']} / {same['lost']} |"
         )
+    if verdicts is None:
+        return "\n".join(lines)
     lines += ["", f"verdicts: {verdicts['missing']} of {verdicts['subjects']} subjects missing"]
     for stage in ("early", "final"):
         found = verdicts[stage]
@@ -274,6 +310,7 @@ def measure_time(model: MVDream, names: Sequence[str], prompts: int, split: str)
         PLAIN: {"verdict": silent, "candidates": once},
         "judged": {"candidates": once},
         TODAY: {"verdict": silent, "candidates": once, "refocus": replace(recipe.refocus, when="always")},
+        PAPER: {"verdict": silent, "candidates": once, "refocus": paper(model)},
         "looked": {"candidates": once, "refocus": looking_only(model)},
         DOUBTFUL: {"candidates": once, "refocus": replace(recipe.refocus, when="doubtful"), "verdict": doubt},
         "four": {"candidates": four},
@@ -325,7 +362,9 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--starts", type=int, default=4, help="candidates of each prompt, 1 to 8")
     parser.add_argument("--chosen", type=int, help="candidates whose winner is refocused, too (default: --starts)")
-    parser.add_argument("--no-refocus", action="store_true", help="leave out the arms with refocusing")
+    refocused = (TODAY, DOUBTFUL, PAPER)
+    parser.add_argument("--refocus", nargs="*", default=[TODAY, DOUBTFUL], choices=refocused, help="arms with refocusing")
+    parser.add_argument("--no-verdict", action="store_true", help="leave out the arms with candidates and retries")
     parser.add_argument("--all", action="store_true", help="sample every start to the end: for retries and the oracle")
     parser.add_argument("--batch", type=int, default=8, help="samples made together")
     parser.add_argument("--device", default="cpu")
@@ -357,26 +396,31 @@ def main() -> None:
         for start in range(0, args.scenes, step):
             part = range(start, min(start + step, args.scenes))
             for name in args.sets:
+                first = [(i, 0) for i in part]
+                sample(model, rows, name, first, PLAIN, args)
+                for arm in (TODAY, PAPER):
+                    if arm in args.refocus:
+                        sample(model, rows, name, first, arm, args)
+                if args.no_verdict:
+                    continue
                 every = [(i, k) for i in part for k in range(args.starts)]
                 compare_early(model, rows, name, every, args)
-                tried = {i: Prompt(rows, name, i, config, args.starts) for i in part}
-                chosen_of = {(i, tried[i].winner(n)) for i in part for n in range(1, args.starts + 1)}
-                sample(model, rows, name, every if args.all else sorted(chosen_of), PLAIN, args)
-                if not args.no_refocus:
-                    sample(model, rows, name, [(i, 0) for i in part], TODAY, args)
+                if args.all:
+                    sample(model, rows, name, every, PLAIN, args)
+                while wanted := unfinished(rows, name, part, config, args.starts):
+                    sample(model, rows, name, wanted, PLAIN, args)
+                if DOUBTFUL in args.refocus:
+                    tried = {i: Prompt(rows, name, i, config, args.starts) for i in part}
                     winners = {(i, tried[i].winner(n)) for i in part for n in (1, chosen)}
-                    sample(model, rows, name, sorted(winners), DOUBTFUL, args)
+                    doubted = [(i, k) for i, k in sorted(winners) if not tried[i].sure[k]]
+                    sample(model, rows, name, doubted, DOUBTFUL, args)
     if not timing.exists():
         parser.error(f"no {timing}: measure CPU seconds first, with --time")
     seconds = json.loads(timing.read_text())
     summary, tables = {"model": model.config.name, "split": args.split, "verdict": asdict(config), "seconds": seconds}, []
     for name in args.sets:
-        whole = [i for i in range(args.scenes) if all((name, i, EARLY, k) in rows.rows for k in range(args.starts))]
-        tried = {i: Prompt(rows, name, i, config, args.starts) for i in whole}
-        whole = [i for i in whole if all(tried[i].rows[tried[i].winner(n)] for n in range(1, args.starts + 1))]
-        if not args.no_refocus:
-            whole = [i for i in whole if (name, i, TODAY, 0) in rows.rows]
-        prompts = [tried[i] for i in whole]
+        tried = {i: Prompt(rows, name, i, config, args.starts) for i in range(args.scenes)}
+        prompts = [p for p in tried.values() if _is_done(p, args, chosen)]
         if not prompts:
             continue
         arms, verdicts = compare(prompts, seconds, args.starts), of_verdicts([r for p in prompts for r in p.rows if r], config)

@@ -1,11 +1,14 @@
-"""Does multi-view SDS avoid the Janus problem where 2D SDS does not? One toy with a front a prompt, no reference views.
+"""Does multi-view SDS avoid the Janus problem where 2D SDS does not, and do reference views? One toy with a front a prompt.
 
     python -m tools.bench_janus --device cuda --lora fronts70=fronts70.safetensors --out RUN
+    python -m tools.bench_janus --arms fit hybrid --out RUN
     python -m tools.bench_janus --summary --figure docs/images/janus.jpg --out RUN
 
 SDS turns a ball into the prompt's toy, under each arm from the same seed: the model judges four renders together with their
 cameras ("multi-view"), or each alone and without ("2D": the model's own mode without cameras; or that mode under a LoRA that
-saw a known share of fronts). RUN keeps a strip of 16 renders around for each result, so that a run that was stopped goes on.
+saw a known share of fronts). Two arms start from four sampled views instead, with the recipe's settings: the field fitted to
+them ("fit"), and refined ("hybrid", the paper's). RUN keeps a strip of 16 renders around for each result, so that a run that
+was stopped goes on.
 
 The judge says in which of them the front is seen. Janus is a thing that shows it to two opposite cameras. A thing with one face
 shows it in 40 % of the renders. Both say something only where the toy can be told: the gate is that the judge finds it, in its
@@ -28,10 +31,10 @@ from torch import Tensor
 
 from gd_core.benchmark.statistics import bootstrap_mean, paired_difference, wilson_interval
 from gd_core.cameras import orbit_cameras
-from gd_core.diffusion import load_mvdream
+from gd_core.diffusion import load_mvdream, sample_views
 from gd_core.diffusion.model import MVDream
 from gd_core.distillation import RefineConfig, cold_schedule, refine
-from gd_core.nerf import RadianceField
+from gd_core.nerf import RadianceField, fit_views, load_field
 from gd_core.settings.schedule import Ramp
 from gd_core.views import ViewSet
 from tools.bench_nerf import parsed
@@ -42,7 +45,7 @@ AROUND = orbit_cameras(16, elevation_deg=15.0)
 RENDER = 96  # pixels a side of what the judge sees
 RADIUS = 0.6  # of the ball that SDS starts from, world units
 SOFTNESS = 0.04  # of its surface, world units
-MULTI_VIEW, PLAIN = "multi-view", "2D"
+MULTI_VIEW, PLAIN, FIT, HYBRID = "multi-view", "2D", "fit", "hybrid"
 SETTINGS = RefineConfig(
     steps=200,
     guidance_scale=5.0,
@@ -95,9 +98,21 @@ def judged(images: Tensor, prompt: str) -> dict:
     }
 
 
+def from_views(model: MVDream, prompt: str, seed: int, arm: str, file: Path) -> RadianceField:
+    """The recipe's field of four sampled views; `file` keeps it as it was fitted, for the other arm."""
+    views = sample_views(model, prompt, seed=seed)
+    if not file.exists():
+        fit_views(views, device=model.device).save(file)
+    field = load_field(file, model.device)
+    return field if arm == FIT else refine(field, views, model)
+
+
 def run(model: MVDream, arm: str, prompt: str, seed: int, config: RefineConfig, strip: Path) -> None:
-    config = replace(config, multi_view=arm == MULTI_VIEW, seed=seed)
-    field = refine(ball(model), nothing_but_words(model, prompt), model, config)
+    if arm in (FIT, HYBRID):
+        field = from_views(model, prompt, seed, arm, strip.with_name(f"{strip.stem[-3:]}.safetensors"))
+    else:
+        config = replace(config, multi_view=arm == MULTI_VIEW, seed=seed)
+        field = refine(ball(model), nothing_but_words(model, prompt), model, config)
     save_picture(torch.cat(list(field.render(AROUND, RENDER, RENDER).rgb.cpu()), 1), strip)
 
 
@@ -184,12 +199,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     prompts, seeds = prompts_of("fronts", args.scenes, args.split), seeds_of(args.scenes, args.split)
     files = {PLAIN: None, **dict(entry.split("=", 1) for entry in args.lora)}
-    config, chosen = dataclasses.replace(SETTINGS, **parsed(args.set)), args.arms or [MULTI_VIEW, *files]
+    config, chosen = dataclasses.replace(SETTINGS, **parsed(args.set)), args.arms or [MULTI_VIEW, *files, FIT, HYBRID]
     for arm in () if args.summary else chosen:
         lora = files.get(arm)
         model = load_mvdream(args.model, device=args.device, dtype=torch.float32, loras=[lora] if lora else [])
         gate = args.out / f"{arm}.gate.json"
-        if arm != MULTI_VIEW and args.gate and args.first == 0 and not gate.exists():
+        if arm in files and args.gate and args.first == 0 and not gate.exists():
             gate.write_text(json.dumps(fronts_of_pictures(model, args.gate)))
         for index in range(args.first, args.scenes, args.stride):
             strip = args.out / f"{arm}-{index:03d}.png"

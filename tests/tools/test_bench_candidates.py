@@ -7,7 +7,19 @@ import json
 import pytest
 
 from gd_core.settings.verdict import VerdictConfig
-from tools.bench_candidates import DOUBTFUL, EARLY, PLAIN, TODAY, Prompt, Rows, compare, markdown, of_verdicts
+from tools.bench_candidates import (
+    DOUBTFUL,
+    EARLY,
+    PAPER,
+    PLAIN,
+    TODAY,
+    Prompt,
+    Rows,
+    compare,
+    markdown,
+    of_verdicts,
+    unfinished,
+)
 
 CONFIG = VerdictConfig(early=(0.0, 1.0, 0.0, 0.0, 0.0), final=(0.0, 1.0, 0.0, 0.0, 0.0))
 SECONDS = {PLAIN: 10.0, TODAY: 13.0, DOUBTFUL: 14.5, "judged": 10.5, "looked": 10.5, "early": 1.5, "rest": 9.0}
@@ -36,7 +48,8 @@ def test_arms_and_what_they_cost(prompts):
     arms = {arm["arm"]: arm for arm in compare(prompts, SECONDS, 3)}
     assert {name: arm["all"]["value"] for name, arm in arms.items()} == pytest.approx({
         "plain": 0.0, "plain with a verdict": 0.0, "today's refocusing": 0.2, "2 candidates": 0.5, "3 candidates": 1.0,
-        "refocusing where in doubt": 0.2, "3 candidates, refocusing where in doubt": 1.0, "2 candidates, retries": 0.5,
+        "refocusing where in doubt": 0.2, "2 candidates, refocusing where in doubt": 0.5,
+        "3 candidates, refocusing where in doubt": 1.0, "2 candidates, retries": 0.5,
         "3 candidates, retries": 1.0, "1 fresh retries": 0.5, "2 fresh retries": 0.5, "oracle of 2, early": 0.5,
         "oracle of 3, early": 1.0,
     })  # fmt: skip
@@ -48,10 +61,39 @@ def test_arms_and_what_they_cost(prompts):
     assert arms["3 candidates"]["all"]["gained"] == 10 and arms["3 candidates"]["all"]["p"] == pytest.approx(2 / 2**10)
 
 
+def test_refocusing_rests_where_nothing_is_in_doubt(prompts):
+    sure = prompts[0].other[DOUBTFUL][1]
+    assert sure is prompts[0].rows[1] and not sure["acted"], "nothing was sampled for it"
+
+
 def test_retries_finish_the_next_best_while_something_is_missing(prompts):
     first = prompts[0]
-    assert first.order(3) == [2, 1, 0] and first.retried(3, 2) == (first.rows[2], 1)
-    assert first.retried(1, 0) == (first.rows[0], 1)
+    assert first.order(3) == [2, 1, 0]
+    assert first.finished(first.order(3)) == [2] and first.kept([2]) is first.rows[2]
+    assert first.finished(range(3)) == [0, 1] and first.kept([0, 1]) is first.rows[1]
+
+
+def test_only_what_an_arm_finishes_is_sampled(tmp_path):
+    """The third start is the early winner. The first misses a subject, so a retry wants the second, which is whole."""
+    rows = Rows(tmp_path / "rows.jsonl")
+    rows.add([row(0, k, lift, False, EARLY) for k, lift in enumerate((-3.0, 1.0, 3.0))])
+    assert unfinished(rows, "two", [0], CONFIG, 3) == [(0, 0), (0, 1), (0, 2)], "the first, and the best of two and of three"
+    rows.add([row(0, 0, -3.0, False), row(0, 2, 3.0, True)])
+    assert unfinished(rows, "two", [0], CONFIG, 3) == [(0, 1)]
+    rows.add([row(0, 1, 1.0, True)])
+    assert unfinished(rows, "two", [0], CONFIG, 3) == []
+
+
+def test_rows_without_verdicts_have_the_arms_that_need_none(tmp_path):
+    rows = Rows(tmp_path / "rows.jsonl")
+    for arm, there in ((PLAIN, False), (PAPER, True)):
+        rows.add([{key: value for key, value in row(0, 0, 0.0, there, arm).items() if key not in ("early", "final")}])
+    prompts = [Prompt(rows, "two", 0, CONFIG, 1)]
+    arms = compare(prompts, SECONDS | {PAPER: 20.0}, 1)
+    assert [(arm["arm"], arm["time"]) for arm in arms if "verdict" not in arm["arm"]] == [
+        ("plain", 1.0), ("Attend-and-Excite over the mean of the views", 2.0),
+    ]  # fmt: skip
+    assert of_verdicts([prompts[0].rows[0]], CONFIG) is None
 
 
 def test_a_run_goes_on_from_its_rows_and_tables_are_written(tmp_path, prompts):
