@@ -47,14 +47,19 @@ def _foreground_mask(image: np.ndarray) -> np.ndarray:
     large = np.bincount(islands.ravel()) >= max(2, MIN_SPECK_SHARE * solid.size)
     large[0] = False
     solid = large[islands]
-    # What is not solid and does not reach the border is a hole; `binary_fill_holes` says the same, in minutes at large sizes.
-    gaps, count = ndimage.label(~solid)
+    filled = ~_reaching_border(~solid)
+    edge = solid & _reaching_border(soft < 1)  # a hole's rim is inside, however soft
+    soft = np.where(ndimage.binary_dilation(filled), soft, 0)  # one pixel of soft edge
+    return np.where(filled & ~edge, 1, soft).astype(np.float32)
+
+
+def _reaching_border(open_pixels: np.ndarray) -> np.ndarray:
+    """Those that lead to the image's border; the others are holes. `binary_fill_holes` takes minutes at large sizes."""
+    gaps, count = ndimage.label(open_pixels)
     outside = np.zeros(count + 1, dtype=bool)
     outside[np.concatenate((gaps[0], gaps[-1], gaps[:, 0], gaps[:, -1]))] = True
     outside[0] = False
-    filled = ~outside[gaps]
-    soft = np.where(ndimage.binary_dilation(filled), soft, 0)  # one pixel of soft edge
-    return np.where(filled & ~solid, 1, soft).astype(np.float32)
+    return outside[gaps]
 
 
 def _border(height: int, width: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from gd_core.diffusion.foreground import foreground_masks
 
@@ -51,14 +52,23 @@ def test_holes_are_filled_and_specks_dropped():
     assert iou(mask, truth) > 0.97
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(52, 76), st.integers(52, 76), st.integers(2, 16), st.floats(0.5, 3.0), st.floats(0.4, 1))
+def test_a_patch_as_light_as_the_background_leaves_no_soft_rim(x, y, radius, blur, grey):
+    """A cat's white belly: however soft it fades into the coat, all of it is inside."""
+    truth, belly = disc(128, 64, 64, 44), disc(128, x, y, radius).double().numpy()
+    share = torch.from_numpy(gaussian_filter(belly, blur)).float()[..., None]
+    image = view(128, truth, (grey,) * 3, colour=(0.9, 0.8, 0.1))
+    mask = foreground_masks((share * grey + (1 - share) * image)[None])[0]
+    assert (mask[disc(128, 64, 64, 40)] == 1).all()
+
+
 def test_nothing_there_gives_nothing():
     assert foreground_masks(torch.ones(2, 32, 32, 3)).max() == 0
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.integers(16, 48), st.integers(16, 48), st.integers(5, 14), st.floats(0, 1), st.integers(0, 99)
-)
+@given(st.integers(16, 48), st.integers(16, 48), st.integers(5, 14), st.floats(0, 1), st.integers(0, 99))
 def test_masks_are_soft_evidence_within_bounds(x, y, radius, grey, seed):
     truth = disc(64, x, y, radius)
     colour = (1.0, 0.0, 0.0)
