@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
@@ -17,7 +18,10 @@ from ..gd_core.views import Progress
 HUB_MODELS = {"ashawkey/mvdream-sd2.1-diffusers@main": "2.6 GB (MVDream v2.1, CreativeML OpenRAIL licence)"}
 MEGABYTES = 2600
 POLL = 0.25  # seconds
-DOWNLOAD = "import sys; from gd_core.diffusion.hub import download; download(sys.argv[1])"
+PACK = str(Path(__file__).parents[1])
+# The import path is handed over: Python as ComfyUI's portable build for Windows ships it has no other.
+DOWNLOAD = "import sys; sys.path[:] = sys.argv[2:]; from gd_core.diffusion.hub import download; download(sys.argv[1])"
+QUIET = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # else Windows opens a console
 
 
 def downloaded(source: str) -> Path | None:
@@ -31,6 +35,15 @@ def downloaded(source: str) -> Path | None:
     return folder if complete else None
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of the files in `folder`, some of which may be renamed meanwhile."""
+    size = 0
+    for file in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size
+    return size
+
+
 def fetch(source: str, progress: Progress) -> Path:
     """Download a model into the hub's cache; its folder.
 
@@ -39,13 +52,11 @@ def fetch(source: str, progress: Progress) -> Path:
     """
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{source.split('@')[0].replace('/', '--')}" / "blobs"
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-c", DOWNLOAD, source], cwd=Path(__file__).parents[1], stderr=errors, encoding="utf-8"
-        )
+        command = [sys.executable, "-c", DOWNLOAD, source, PACK, *sys.path]
+        process = subprocess.Popen(command, stderr=errors, encoding="utf-8", creationflags=QUIET)
         try:
             while process.poll() is None:
-                done = sum(file.stat().st_size for file in blobs.glob("*")) // 1_000_000
-                progress(min(done, MEGABYTES - 1), MEGABYTES, None)
+                progress(min(size_of(blobs) // 1_000_000, MEGABYTES - 1), MEGABYTES, None)
                 time.sleep(POLL)
         finally:
             process.kill()
