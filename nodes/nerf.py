@@ -8,8 +8,10 @@ import comfy.model_management
 from comfy_api.latest import io
 
 from ..gd_core import distillation, memory
+from ..gd_core.devices import free_memory
 from ..gd_core.nerf import QUALITIES, RadianceField, fit_views
-from ..gd_core.views import ViewSet
+from ..gd_core.nerf.quality import affordable, memory_to_fit
+from ..gd_core.views import USEFUL_PIXELS, ViewSet
 from .border import NodeProgress, at_the_border, interruptible, tell
 from .files import checkpoint_path, forget
 from .models import ManagedModel
@@ -65,8 +67,10 @@ class FitNeRF(io.ComfyNode):
         made_for = views.recipe.fit
         chosen = made_for.quality if quality == "auto" else quality
         config = replace(made_for, steps=steps or made_for.steps, seed=seed, quality=chosen)
-        checkpoint = checkpoint_path("fit", views, config)
-        device = comfy.model_management.get_torch_device()
+        device, usable = comfy.model_management.get_torch_device(), views.at_most(USEFUL_PIXELS)
+        comfy.model_management.free_memory(memory_to_fit(config, usable), device)
+        quality = affordable(config, usable, free_memory(device))  # another one is another fit, with a checkpoint of its own
+        checkpoint = checkpoint_path("fit", views, sorted(views.attention.items()), config, quality)
         field = fit_views(views, config, progress, resume=checkpoint, device=device)
         forget(checkpoint)
         tell(cls, f"{config.steps} steps, {field.provenance['fit']['config']['quality']} quality")
@@ -149,7 +153,7 @@ class RefineSDS(io.ComfyNode):
             reference_weight=made_for.reference_weight if reference_weight < 0 else reference_weight,
             seed=seed,
         )
-        checkpoint = checkpoint_path("refine", field, views, mvdream.config, config)
+        checkpoint = checkpoint_path("refine", field, views, mvdream.config, mvdream.unet.conv_out.weight, config)
         with interruptible(model.parts):  # a step on the CPU takes too long to wait for
             refined = distillation.refine(field, views, mvdream, config, progress, resume=checkpoint)
         forget(checkpoint)

@@ -68,6 +68,18 @@ def undetailed(field: FieldConfig) -> FieldConfig:
     )
 
 
+def memory_to_fit(config: FitConfig, views: ViewSet) -> int:
+    """Bytes that the quality of `config` needs on these views."""
+    return memory_needed(resolution_for(config.quality, views, config.field.half_size))
+
+
+def affordable(config: FitConfig, views: ViewSet, free: int | None) -> str:
+    """The quality of `config`, or where `free` bytes are too few the next lower one that they hold; the lowest in any case."""
+    lower = list(QUALITIES)[: list(QUALITIES).index(config.quality) + 1][::-1]
+    fits = [q for q in lower if free is None or memory_to_fit(replace(config, quality=q), views) <= free]
+    return fits[0] if fits else lower[-1]
+
+
 def resolve(config: FitConfig, views: ViewSet, free: int | None) -> FitConfig:
     """`config` with the field that its quality asks for on these views.
 
@@ -75,11 +87,9 @@ def resolve(config: FitConfig, views: ViewSet, free: int | None) -> FitConfig:
         free: bytes of memory on the device of the fit, None if unknown. A quality that needs more gives way to the next lower
             one, with a warning that says what it would need.
     """
-    lower = list(QUALITIES)[: list(QUALITIES).index(config.quality) + 1][::-1]
-    cells = {name: resolution_for(name, views, config.field.half_size) for name in lower}
-    fits = [name for name in lower if free is None or memory_needed(cells[name]) <= free]
-    quality = fits[0] if fits else lower[-1]
-    if not fits or quality != config.quality:
+    quality = affordable(config, views, free)
+    cells = {name: resolution_for(name, views, config.field.half_size) for name in (config.quality, quality)}
+    if free is not None and memory_needed(cells[config.quality]) > free:
         logger.warning(
             "quality '%s' needs %.1f GB of memory for views of %d x %d pixels, and %.1f GB are free: '%s' is fitted, which "
             "needs %.1f GB. Free some memory, or make the views smaller",

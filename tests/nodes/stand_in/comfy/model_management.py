@@ -40,5 +40,9 @@ def load_models_gpu(models, memory_required=0, force_patch_weights=False, minimu
         patcher.model.to(patcher.load_device)
 
 
+def free_memory(memory_required, device):
+    return []
+
+
 def soft_empty_cache(force=False):
     pass
