@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import folder_paths
@@ -10,6 +11,8 @@ import folder_paths
 from ..gd_core.files import fingerprint, refuse_long_name, refuse_unwritable_folder
 
 ROOM_FOR_NUMBER = "_00001_.field.safetensors"  # the longest that is put behind a prefix
+REFUSED_SIGNS = ':*?"<>|' if os.name == "nt" else ""
+ROOTS = {"output": folder_paths.get_output_directory, "input": folder_paths.get_input_directory}
 log = logging.getLogger(__name__)
 
 
@@ -20,7 +23,12 @@ def refuse_prefix(filename_prefix: str) -> str | None:
         return "filename_prefix is empty: give a name such as 3d/dream"
     if len(filename_prefix) > 200:
         return f"filename_prefix has {len(filename_prefix)} characters: shorten it to 200"
-    path = root / filename_prefix.replace("\\", "/")
+    name = filename_prefix.replace("\\", "/")
+    if not name.rpartition("/")[2].strip(" ."):
+        return f"filename_prefix '{filename_prefix}' ends without a name: give one such as 3d/dream"
+    if odd := sorted(set(name) & set(REFUSED_SIGNS)):
+        return f"filename_prefix '{filename_prefix}' has {' '.join(odd)}, which this system takes in no name: leave that out"
+    path = root / name
     if not path.resolve().is_relative_to(root):
         return f"filename_prefix '{filename_prefix}' leads out of the output folder: leave out '..' and leading slashes"
     try:
@@ -54,27 +62,42 @@ class OffersFiles:
     @classmethod
     def files(cls) -> list[str]:
         found = []
-        for kind, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
-            paths = (path for path in Path(root).rglob("*") if path.name.lower().endswith(cls.SUFFIXES))
-            found += [f"{name} [{kind}]" for name in sorted(path.relative_to(root).as_posix() for path in paths)]
+        for kind, root in ROOTS.items():
+            paths = (path for path in Path(root()).rglob("*") if path.name.lower().endswith(cls.SUFFIXES))
+            found += [f"{name} [{kind}]" for name in sorted(path.relative_to(root()).as_posix() for path in paths)]
         return found
 
     @classmethod
+    def found(cls, file: str) -> Path | None:
+        """Where a name of the list lies, None for any other; the folders are not walked again, they may hold a lot."""
+        name, _, kind = file.rpartition(" ")
+        root = ROOTS.get(kind.strip("[]"))
+        if root is None or "\0" in name or not name.lower().endswith(cls.SUFFIXES):
+            return None
+        path = Path(os.path.abspath(Path(root(), name)))
+        return path if path.is_relative_to(os.path.abspath(root())) and path.is_file() else None
+
+    @classmethod
     def validate_inputs(cls, file=None) -> bool | str:
-        if file is not None and file not in cls.files():
+        if file is not None and cls.found(file) is None:
             return f"there is no {cls.KIND} file '{file[:200]}': choose one from the list, or {cls.REMEDY}"
         return True
 
     @classmethod
     def fingerprint_inputs(cls, file=None):
-        return file if file not in cls.files() else Path(folder_paths.get_annotated_filepath(file)).stat().st_mtime_ns
+        path = None if file is None else cls.found(file)
+        if path is None:
+            return file
+        # Textures and buffers of such a file lie beside it.
+        several = path.parent.iterdir() if path.suffix.lower() in (".obj", ".gltf") else [path]
+        return max(one.stat().st_mtime_ns for one in several)
 
     @classmethod
     def path_of(cls, file: str) -> str:
         valid = cls.validate_inputs(file)
         if valid is not True:
             raise ValueError(valid)
-        return folder_paths.get_annotated_filepath(file)
+        return str(cls.found(file))
 
 
 def checkpoint_path(kind: str, *inputs) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from types import SimpleNamespace
 
@@ -167,14 +168,22 @@ def test_an_unknown_word_is_the_focus_prompts_error(nodes, run, monkeypatch, pro
 
 
 @pytest.mark.parametrize(
-    "prefix", ["../../x", "/etc/x", "..", "a/../../x", "C:\\..\\..\\x\\..\\..\\..\\y", "", "x" * 300, "a\0b", "ü" * 120]
-)
-def test_prefixes_that_lead_out_of_the_output_folder(nodes, base, prefix):
+    "prefix",
+    ["../../x", "/etc/x", "..", "a/../../x", "C:\\..\\..\\x\\..\\..\\..\\y", "", "x" * 300, "a\0b", "ü" * 120,
+     "3d/", "3d/ ", "/", "a/.", "3d\\"],
+)  # fmt: skip
+def test_prefixes_that_lead_out_of_the_output_folder_or_have_no_name(nodes, base, prefix):
     before = sorted(base.parent.rglob("*"))
     for name in ("ExportMesh", "SaveField"):
         message = nodes[name].validate_inputs(filename_prefix=prefix)
         assert isinstance(message, str) and "filename_prefix" in message
     assert sorted(base.parent.rglob("*")) == before
+
+
+def test_a_prefix_with_signs_that_windows_refuses(pack, nodes, monkeypatch):
+    assert nodes["ExportMesh"].validate_inputs(filename_prefix="3d/a:b?") is True or os.name == "nt"
+    monkeypatch.setattr(pack.nodes.files, "REFUSED_SIGNS", ':*?"<>|')
+    assert "has : ?, which" in nodes["ExportMesh"].validate_inputs(filename_prefix="3d/a:b?")
 
 
 @pytest.mark.parametrize(

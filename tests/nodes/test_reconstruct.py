@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -57,8 +59,27 @@ def test_a_mesh_file_becomes_cores_mesh(run, nodes, base, tmp_path):
     mesh, report = run("LoadMesh", file=name).args
     assert mesh.vertices.shape == (1, 36, 3) and mesh.texture.shape == (1, 16, 16, 3) and "12 triangles" in report
     assert not mesh.vertices.is_inference()
-    for missing in ("none.glb [input]", "../../etc/passwd [input]", ""):
+    for missing in ("none.glb [input]", "../../etc/passwd [input]", "", name[:-8], "meshes/box.glb [temp]", "a\0.glb [input]"):
         assert "no mesh file" in nodes["LoadMesh"].validate_inputs(file=missing)
+
+
+def test_what_the_list_offers_is_found(nodes, base, tmp_path):
+    box(True).export(folder(base / "output/a deep/folder/Box.GLB"))
+    box(True).export(folder(tmp_path / "elsewhere.glb"))
+    folder(base / "input/link.glb").symlink_to(tmp_path / "elsewhere.glb")
+    load = nodes["LoadMesh"]
+    assert {"a deep/folder/Box.GLB [output]", "link.glb [input]"} <= set(load.files())
+    assert all(load.validate_inputs(file=name) is True for name in load.files())
+
+
+def test_a_mesh_is_loaded_again_when_its_texture_changes(nodes, base):
+    mesh = folder(base / "input/textured/box.obj")
+    box(True).export(mesh)
+    before = nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]")
+    assert nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]") == before
+    texture = next(file for file in mesh.parent.iterdir() if file.suffix == ".png")
+    os.utime(texture, ns=(0, mesh.stat().st_mtime_ns + 10**9))
+    assert nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]") != before
 
 
 def test_views_are_painted_onto_cores_mesh_and_refused_on_another(run, pack, ball_views):
