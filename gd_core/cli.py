@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     # Only now, since torch and diffusers take seconds to import and --help should not.
     from .commands import COMMANDS  # noqa: PLC0415
+    from .files import plain_sentence  # noqa: PLC0415
 
     try:
         return COMMANDS[args.command](args) or 0
     except (ValueError, OSError, MemoryError) as error:
-        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print("error:", plain_sentence(error), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

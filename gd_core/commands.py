@@ -97,6 +97,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _views(args: argparse.Namespace) -> None:
+    _refuse_name(args.out, ".safetensors")
     for path in (args.out, *pictures_beside(args.out)):
         refuse_unwritable(path, overwrite=args.overwrite)
     refuse_request([args.prompt], [args.seed])
@@ -178,7 +179,7 @@ def _convert(args: argparse.Namespace) -> None:
 def _calibrate(args: argparse.Namespace) -> None:
     from .calibration import calibrate, read_labels  # noqa: PLC0415
 
-    _refuse_results(args)
+    _refuse_results(args, ".json")
     recipe, lines = calibrate(_model(args), read_labels(args.labels))
     write_text(args.out, json.dumps(recipe, indent=1) + "\n")
     print("\n".join([*lines, str(args.out)]))
@@ -255,8 +256,14 @@ def _given(**settings) -> dict:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _refuse_results(args: argparse.Namespace) -> None:
-    """Before minutes of work, not after: a result or a checkpoint that cannot be written."""
+def _refuse_name(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"--out {path.name} does not say what it will be: let its name end in {suffix}")
+
+
+def _refuse_results(args: argparse.Namespace, suffix: str = ".safetensors") -> None:
+    """Before minutes of work, not after: a result or a checkpoint that cannot be written, or whose name misleads."""
+    _refuse_name(args.out, suffix)
     refuse_unwritable(args.out, overwrite=args.overwrite)
     if getattr(args, "resume", None) is not None:
         refuse_unwritable(args.resume)

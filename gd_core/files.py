@@ -120,6 +120,13 @@ def refuse_unwritable_folder(folder: str | Path) -> None:
         raise ValueError(f"cannot use the folder {folder}: {there} cannot be written to")
 
 
+def plain_sentence(error: Exception) -> str:
+    """What went wrong, in words alone and on one line; of the system's errors with the file, if it names one."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    return " ".join(str(error).split())
+
+
 def refuse_long_name(path: Path) -> None:
     """ValueError for a name that file systems do not take, which count its bytes."""
     try:

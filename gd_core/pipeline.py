@@ -84,8 +84,8 @@ def generate(
     mvdream = model if isinstance(model, MVDream) else load_mvdream(model, device=device, loras=loras)
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.from_json(recipe, mvdream.recipe)
     mvdream = replace(mvdream, recipe=recipe)
-    steps, guidance_scale = steps or recipe.sampling.steps, guidance_scale or recipe.sampling.guidance_scale
-    sampler = sampler or recipe.sampling.sampler
+    given = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler}
+    sampling = replace(recipe.sampling, **{name: value for name, value in given.items() if value is not None})
     refocus = None if refocus is None else chosen(recipe.refocus, refocus, "refocusing")
     candidates = chosen(recipe.candidates, candidates, "candidates")
     fit = replace(chosen(recipe.fit, fit, "the fit"), seed=seed)
@@ -98,9 +98,7 @@ def generate(
         "loras": list(loras),
         "seed": seed,
         "recipe": json.loads(recipe.to_json()),
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "sampler": sampler,
+        **{name: getattr(sampling, name) for name in given},
         "focus": None if focus is None else focus.to_json(),
         "refocus": None if refocus is None else asdict(refocus),
         "candidates": asdict(candidates),
@@ -115,10 +113,16 @@ def generate(
     run = RunFolder(out_dir, settings, resume=resume, overwrite=overwrite, progress=progress)
 
     def sample(tell: Progress) -> ViewSet:
-        sampling = {"steps": steps, "guidance_scale": guidance_scale, "sampler": sampler, "refocus": refocus}
-        sampling["candidates"] = candidates
         return sample_views(
-            mvdream, prompt, negative_prompt=negative_prompt, seed=seed, focus=focus, **sampling, progress=tell
+            mvdream,
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            focus=focus,
+            refocus=refocus,
+            candidates=candidates,
+            **{name: getattr(sampling, name) for name in given},
+            progress=tell,
         )
 
     def fit_them(tell: Progress) -> RadianceField:

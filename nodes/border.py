@@ -23,6 +23,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor, nn
 
+from ..gd_core.files import plain_sentence
 from ..gd_core.views import ViewSet
 
 PREVIEW_SIZE = 512  # pixels, the longer side
@@ -44,6 +45,7 @@ def at_the_border(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.Nod
             try:
                 output = execute(cls, **{name: owned(value) for name, value in inputs.items()})
             except (ValueError, OSError) as error:
+                PACK_LOG.info("%s ended here:", cls.__name__, exc_info=error)
                 raise ValueError(plain_sentence(error)) from None
             said = [notes.report] if notes.report else []
             if (notes.lines or said) and cls.hidden is not None:
@@ -111,15 +113,6 @@ def released(value):
     if isinstance(value, list):
         return [released(item) for item in value]
     return value
-
-
-def plain_sentence(error: Exception) -> str:
-    """What the red node says: the message alone, on one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        text = f"{error.strerror}{where}"
-    return text
 
 
 def leave_inference_mode(module: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..gd_core import diffusion, memory
 from ..gd_core.recipe import chosen
 from ..gd_core.settings.candidates import MOST_CANDIDATES
-from ..gd_core.settings.refocus import CHOICES, refocusing
+from ..gd_core.settings.refocus import CHOICES, RefocusConfig, refocusing
 from ..gd_core.settings.sampling import SAMPLERS
 from ..gd_core.verdicts import missing_words
 from .border import NodeProgress, at_the_border, interruptible, tell
@@ -158,7 +158,7 @@ class SampleViews(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, refocus_thresholds=None) -> bool | str:
         try:
-            refocusing(thresholds=refocus_thresholds)
+            RefocusConfig(**refocusing(thresholds=refocus_thresholds))
         except ValueError as error:
             return str(error)
         return True

@@ -99,6 +99,12 @@ def test_convert(folder, tmp_path):
         (["render", "FIELD", "--out", "OUT.gif"], ".mp4"),
         (["render", "FIELD", "--out", "nowhere/turn.mp4"], "there is no folder"),
         (["convert", "missing.pt", "OUT"], "missing.pt"),
+        (["views", "a cube", "--out", "cats.png"], "let its name end in .safetensors"),
+        (["fit", "VIEWS", "--out", "field.glb"], "let its name end in .safetensors"),
+        (["refine", "FIELD", "VIEWS", "--out", "field"], "let its name end in .safetensors"),
+        (["calibrate", "labels.json", "--out", "recipe.txt"], "let its name end in .json"),
+        (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--steps", "0"], "steps"),
+        (["generate", "a cube", "--out", "OUT", "--model", "MODEL", "--guidance-scale", "0"], "guidance"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, tmp_path, args, message, capsys, monkeypatch):

@@ -83,6 +83,7 @@ def test_what_is_said_at_the_node_is_done(run, model, inputs, expected):
 def test_bad_thresholds_are_a_red_node(nodes):
     assert nodes["SampleViews"].validate_inputs(refocus_thresholds="auto") is True
     assert "pairs of a share" in nodes["SampleViews"].validate_inputs(refocus_thresholds="0.5")
+    assert "between 0 and 1" in nodes["SampleViews"].validate_inputs(refocus_thresholds="0:5")
 
 
 def test_refocusing_survives_an_eviction_under_inference_mode(run, model):
