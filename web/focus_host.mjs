@@ -276,7 +276,8 @@ function runKey(workflow, node, prompt) {
   return JSON.stringify([workflow, node, prompt]);
 }
 
-function remember(memory, key, value, most) {
+/** Keep a value in a `Map` of at most `most`, the oldest of which goes. */
+export function remember(memory, key, value, most) {
   memory.delete(key);
   memory.set(key, value);
   if (memory.size > most) memory.delete(memory.keys().next().value);

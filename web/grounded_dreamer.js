@@ -2,8 +2,8 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { applyTextReplacements } from "../../scripts/utils.js";
-import { FocusHost, chain } from "./focus_host.mjs";
-import { nodeAt } from "./focus_graph.mjs";
+import { FocusHost, chain, remember } from "./focus_host.mjs";
+import { nodeAt, pathTo } from "./focus_graph.mjs";
 import { FocusSeats } from "./focus_seats.mjs";
 import { textsFor } from "./focus_text.mjs";
 import { VerdictStrip, decodeVerdicts } from "./verdict_strip.mjs";
@@ -25,6 +25,10 @@ const hosts = new Set();
 /** Strips by their sampler nodes. */
 const strips = new Map();
 
+/** What they last showed, by workflow and node: undo and workflow tabs rebuild all nodes. */
+const lastTold = new Map();
+const MAX_TOLD = 32;
+
 function localText() {
   return textsFor(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
 }
@@ -42,18 +46,37 @@ function addStrip(node) {
   });
   widget.serialize = false;
   strips.set(node, strip);
-  chain(node, "onExecuted", (output) => {
-    const results = output?.gd_verdicts;
-    if (Array.isArray(results)) strip.show(decodeVerdicts(results.at(-1)));
-  });
+  chain(node, "onExecuted", (output) => showResult(node, output));
   chain(widget, "onRemove", () => strips.delete(node));
+}
+
+function rootGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
+function toldKey(workflow, node) {
+  return JSON.stringify([workflow, node]);
 }
 
 function tellStrip(payload) {
   const told = decodeVerdicts(payload);
-  const root = app.rootGraph ?? app.graph;
-  if (!told || (told.workflow !== null && told.workflow !== (root?.id ?? null))) return;
-  strips.get(nodeAt(root, told.node))?.show(told);
+  if (!told) return;
+  const here = rootGraph()?.id ?? null;
+  remember(lastTold, toldKey(told.workflow ?? here, told.node), told, MAX_TOLD);
+  if (told.workflow === null || told.workflow === here) strips.get(nodeAt(rootGraph(), told.node))?.show(told);
+}
+
+/** A finished sampler's own result, the last of its batch. */
+function showResult(node, output) {
+  const told = Array.isArray(output?.gd_verdicts) ? decodeVerdicts(output.gd_verdicts.at(-1)) : null;
+  if (!told || !strips.has(node)) return;
+  remember(lastTold, keyOf(node), told, MAX_TOLD);
+  strips.get(node).show(told);
+}
+
+function keyOf(node) {
+  const path = pathTo(rootGraph(), node) ?? [String(node.id)];
+  return toldKey(rootGraph()?.id ?? null, path.join(":"));
 }
 
 function addHost(options) {
@@ -130,9 +153,19 @@ app.registerExtension({
 
   // After a workflow, an undo or a page reload has put ids, prompt and weights in place.
   loadedGraphNode(node) {
+    const told = strips.has(node) && lastTold.get(keyOf(node));
+    if (told) strips.get(node).show(told);
     for (const host of hosts) {
       if (host.node === node && !host.seat) host.restore();
       host.seats?.soon();
+    }
+  },
+
+  // Results that the page gets back: of another workflow tab, or of a job that was opened from the queue.
+  onNodeOutputsUpdated(outputs) {
+    for (const [id, output] of Object.entries(outputs ?? {})) {
+      const node = nodeAt(rootGraph(), id);
+      if (node) showResult(node, output);
     }
   },
 });

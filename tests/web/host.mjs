@@ -144,7 +144,21 @@ export function addSampler({ id = 9 } = {}) {
   node.comfyClass = "GroundedDreamerSampleViews";
   for (const extension of extensions) extension.nodeCreated?.(node);
   app.graph.nodes.push(node);
+  for (const extension of extensions) extension.loadedGraphNode?.(node);
   return node;
+}
+
+/** As undo does: all nodes go, and come again with the same ids. */
+export function rebuildSamplers() {
+  for (const node of app.graph.nodes.splice(0)) {
+    node.remove();
+    addSampler({ id: node.id });
+  }
+}
+
+/** As a workflow tab does that is opened again. */
+export function giveBackOutputs(outputs) {
+  for (const extension of extensions) extension.onNodeOutputsUpdated?.(outputs);
 }
 
 export function sendVerdicts(payload) {

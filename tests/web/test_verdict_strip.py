@@ -38,9 +38,27 @@ def test_candidates_with_their_scores_and_the_one_that_goes_on(strip):
     assert strip.locator(".gd-start img").count() == 1, "a payload makes the page fetch nothing"
 
 
-def test_the_result_of_the_node_is_shown_after_a_reload(strip):
+def test_the_result_of_the_node_is_shown(strip):
     strip.evaluate("() => host.app.graph.nodes[0].onExecuted({gd_verdicts: [host.exampleVerdicts({candidates: []})]})")
     assert strip.locator(".gd-verdict").count() == 2 and strip.locator(".gd-start").count() == 0
+
+
+def test_undo_which_rebuilds_all_nodes_keeps_the_strip(strip):
+    tell(strip)
+    strip.evaluate("() => host.rebuildSamplers()")
+    assert strip.locator(".gd-verdict").count() == 2 and strip.locator(".gd-start").count() == 2
+
+
+def test_what_was_told_of_another_workflow_waits_for_it(strip):
+    tell(strip, workflow="w2")
+    assert strip.locator(".gd-verdict").count() == 0
+    strip.evaluate("() => { host.app.graph.id = 'w2'; host.rebuildSamplers() }")
+    assert strip.locator(".gd-verdict").count() == 2
+
+
+def test_outputs_that_the_page_gets_back_are_shown(strip):
+    strip.evaluate("() => host.giveBackOutputs({9: {gd_verdicts: [host.exampleVerdicts()]}, 77: {}, 5: null})")
+    assert strip.locator(".gd-verdict").count() == 2
 
 
 @pytest.mark.parametrize("payload", [None, {"v": 2}, {"v": 1, "node": "9", "workflow": "other"}, {"v": 1, "node": "77"}])
