@@ -3,6 +3,7 @@
     python -m tools.bench_janus --device cuda --lora fronts70=fronts70.safetensors --out RUN
     python -m tools.bench_janus --arms fit hybrid --out RUN
     python -m tools.bench_janus --summary --figure docs/images/janus.jpg --out RUN
+    python -m tools.bench_janus --summary --arms hybrid --figure docs/images/hybrid.jpg --out RUN
 
 SDS turns a ball into the prompt's toy, under each arm from the same seed: the model judges four renders together with their
 cameras ("multi-view"), or each alone and without ("2D": the model's own mode without cameras; or that mode under a LoRA that
@@ -170,12 +171,12 @@ def summary(rows: dict[str, dict[int, dict]], gates: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def figure(out: Path, indices: Sequence[int]) -> Tensor:
-    """A prompt a row: every other render of multi-view SDS on the left, of 2D SDS on the right."""
-    rows = []
+def figure(out: Path, arms: Sequence[str], indices: Sequence[int]) -> Tensor:
+    """A prompt a row: every other render of each arm, from left to right."""
+    rows, gap = [], torch.ones(RENDER, RENDER // 4, 3)
     for index in indices:
-        left, right = (torch.cat(list(read_strip(out / f"{arm}-{index:03d}.png")[::2]), 1) for arm in (MULTI_VIEW, PLAIN))
-        rows.append(torch.cat((left, torch.ones(RENDER, RENDER // 4, 3), right), 1))
+        strips = [torch.cat(list(read_strip(out / f"{arm}-{index:03d}.png")[::2]), 1) for arm in arms]
+        rows.append(torch.cat([part for strip in strips for part in (strip, gap)][:-1], 1))
     return torch.cat(rows)
 
 
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override part of the settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--summary", action="store_true", help="only the table")
-    parser.add_argument("--figure", type=Path, help="a picture of the prompts that both arms drew so that they can be told")
+    parser.add_argument("--figure", type=Path, help="a picture of the prompts that the arms drew so that they can be told")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -218,8 +219,9 @@ def main() -> None:
     (args.out / "rows.json").write_text(json.dumps(rows, indent=1))
     print(summary(rows, gates))
     if args.figure:
-        shown = [i for i, row in rows[MULTI_VIEW].items() if told(row) and told(rows[PLAIN].get(i, {"found": 0}))]
-        save_picture(figure(args.out, shown), args.figure)
+        arms = args.arms or [MULTI_VIEW, PLAIN]
+        shown = [i for i in range(args.scenes) if all(told(rows[arm].get(i, {"found": 0})) for arm in arms)]
+        save_picture(figure(args.out, arms, shown), args.figure)
 
 
 if __name__ == "__main__":
