@@ -365,7 +365,7 @@ def main() -> None:
     refocused = (TODAY, DOUBTFUL, PAPER)
     parser.add_argument("--refocus", nargs="*", default=[TODAY, DOUBTFUL], choices=refocused, help="arms with refocusing")
     parser.add_argument("--no-verdict", action="store_true", help="leave out the arms with candidates and retries")
-    parser.add_argument("--all", action="store_true", help="sample every start to the end: for retries and the oracle")
+    parser.add_argument("--all", action="store_true", help="sample every start to the end: for the oracle")
     parser.add_argument("--batch", type=int, default=8, help="samples made together")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--time", type=int, metavar="PROMPTS", help="only measure CPU seconds, on so many prompts of each set")
