@@ -90,7 +90,7 @@ class OffersFiles:
             return file
         # Textures and buffers of such a file lie beside it.
         several = path.parent.iterdir() if path.suffix.lower() in (".obj", ".gltf") else [path]
-        return max(one.stat().st_mtime_ns for one in several)
+        return max(one.stat().st_mtime_ns for one in several if one.is_file())
 
     @classmethod
     def path_of(cls, file: str) -> str:

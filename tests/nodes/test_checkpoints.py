@@ -22,15 +22,8 @@ def kept(pack, monkeypatch):
 
 
 @pytest.fixture
-def views(nodes, ball):
-    with torch.inference_mode():
-        return (
-            nodes["ViewsFromImages"]
-            .execute(
-                images=ball, elevation=0.0, azimuth_start=90.0, azimuth_span=360.0, fov=40.0, distance=3.0, prompt="a red ball"
-            )
-            .args[0]
-        )
+def views(run, ball):
+    return run("ViewsFromImages", images=ball).args[0]
 
 
 def test_a_fit_that_memory_makes_coarser_is_another_one(pack, run, views, kept, monkeypatch):

@@ -78,6 +78,7 @@ def test_a_mesh_is_loaded_again_when_its_texture_changes(nodes, base):
     before = nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]")
     assert nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]") == before
     texture = next(file for file in mesh.parent.iterdir() if file.suffix == ".png")
+    (mesh.parent / "dangling").symlink_to("nowhere")
     os.utime(texture, ns=(0, mesh.stat().st_mtime_ns + 10**9))
     assert nodes["LoadMesh"].fingerprint_inputs(file="textured/box.obj [input]") != before
 
