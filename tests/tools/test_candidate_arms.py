@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gd_core.settings.verdict import VerdictConfig
-from tools.bench_candidates import (
+from tools.candidate_arms import (
     DOUBTFUL,
     EARLY,
     PAPER,
