@@ -191,14 +191,12 @@ class SampleViews(io.ComfyNode):
             share=refocus_share or None,
             checkpointing=refocus_checkpointing or None,
         )
-        config = chosen(model.model.recipe.refocus, changes, "refocusing") if refocus else None
+        recipe = model.model.recipe
+        config = chosen(recipe.refocus, changes, "refocusing") if refocus else None
+        named = None if sampler == "auto" else sampler
+        sampling = chosen(recipe.sampling, given(steps=steps, guidance_scale=guidance_scale, sampler=named), "the sampler")
+        starts = chosen(recipe.candidates, given(count=candidates, retries=retries), "candidates")
         mvdream = model.on_device(memory.sampling(model.model, refocus=config).working)
-        steps = steps or mvdream.recipe.sampling.steps
-        starts = chosen(
-            mvdream.recipe.candidates,
-            ({"count": candidates} if candidates else {}) | ({"retries": retries} if retries else {}),
-            "candidates",
-        )
         workflow = workflow_id(cls.hidden.extra_pnginfo)
         made, strips = [], []
         for index in range(batch_size):
@@ -217,9 +215,9 @@ class SampleViews(io.ComfyNode):
                     prompt.text,
                     negative_prompt=prompt.negative,
                     seed=(seed + index) % (SEED_MAX + 1),
-                    steps=steps,
-                    guidance_scale=guidance_scale or None,
-                    sampler=None if sampler == "auto" else sampler,
+                    steps=sampling.steps,
+                    guidance_scale=sampling.guidance_scale,
+                    sampler=sampling.sampler,
                     focus=prompt.focus,
                     refocus=config,
                     candidates=starts,
@@ -243,6 +241,11 @@ class SampleViews(io.ComfyNode):
             [views.seed for views in made],
             ui={"gd_verdicts": strips},
         )
+
+
+def given(**inputs) -> dict:
+    """Of a node's inputs those that change a recipe: 0 and nothing leave what the model was made for."""
+    return {name: value for name, value in inputs.items() if value}
 
 
 def in_force(provenance: dict) -> str:

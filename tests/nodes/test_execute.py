@@ -64,6 +64,12 @@ def test_nothing_at_a_node_means_what_the_model_was_made_for(run, model):
     assert json.loads(views.recipe.to_json()) == json.loads(QUICK_RECIPE.to_json())
 
 
+def test_a_guidance_that_cannot_be_is_refused_before_the_model_is_moved(run, model, monkeypatch):
+    monkeypatch.setattr(model, "on_device", lambda memory: pytest.fail("the model was moved first"))
+    with pytest.raises(ValueError, match="guidance_scale must be between 1 and 1000, got 0.5"):
+        run("SampleViews", model=model, prompt=prompt(run), guidance_scale=0.5)
+
+
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
