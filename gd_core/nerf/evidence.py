@@ -27,6 +27,7 @@ OUTLINE_WIDTH = 2.0  # pixels; what is further from the inside is thin, and has 
 BLED = 0.1  # of the way from the nearest inner colour to the background's
 CHUNK = 8192
 HELD_BACK_SHARE, HELD_BACK_MOST = 0.02, 2048
+ONE_LINE = 0.94  # cosine, 20 degrees: views nearer to one line of sight, from one side or from both, say nothing of depth
 
 
 @dataclass
@@ -95,6 +96,12 @@ def gather_evidence(
     chosen = filled.nonzero()[:, 0].to(views.images.device)
     cameras = views.cameras[chosen].to(device)
     images, masks = views.images[chosen].to(device), views.masks[chosen].to(device)
+    sight = cameras.c2w[:, :3, 2]
+    if (sight @ sight.T).abs().min() > ONE_LINE:
+        logger.warning(
+            "the views look along one line, so nothing says how deep the object is, and its shape from the side is a guess: "
+            "give a view from the side, too"
+        )
     if views.latents is None:  # a model's own views may disagree: that is no mistake of anybody's
         refuse_inverted(views.masks)
         if trouble := disagreement(masks, cameras, check):

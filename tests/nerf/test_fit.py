@@ -167,6 +167,13 @@ def test_a_view_with_an_empty_mask_is_left_out(views, quick, caplog):
     assert psnr(field, views) > 14
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, True), (2, True), (3, False), (4, False)])
+def test_views_along_one_line_are_told(quick, caplog, count, told):
+    """One view, or the front and the back: two orthogonal ones are enough."""
+    fit_views(draw(orbit_cameras(count, 0), size=16), replace(quick, steps=1))
+    assert ("give a view from the side" in caplog.text) == told
+
+
 def test_no_foreground_at_all_is_an_error(views, quick):
     white = ViewSet(torch.ones_like(views.images), torch.zeros_like(views.masks), views.cameras)
     with pytest.raises(ValueError, match="masks are empty"):
