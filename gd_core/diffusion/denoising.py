@@ -20,6 +20,9 @@ from torch import Tensor
 from ..settings.sampling import SAMPLERS as SAMPLERS
 from .multiview import per_image_context, predict_noise, text_kept
 
+# MVDream's spacing takes whole strides from the end of the schedule back to its start, so that a number of steps which does not
+# divide it leaves out the noisiest part: 400 would begin at t = 799. Above so many steps runs begin at least at `NOISE`.
+MANY_STEPS, NOISE = 100, 900
 # `adjust(step, latents, timestep, alpha_cumprod)` may change the latents before a step (attention refocusing does). Step
 # counts from 0; latents are on the variance-preserving scale that the UNet reads, whatever scale the sampler keeps them on.
 Adjust = Callable[[int, Tensor, Tensor, float], Tensor]
@@ -62,6 +65,9 @@ def make_sampler(
     else:
         raise ValueError(f"there is no sampler '{sampler}': choose one of {', '.join(SAMPLERS)}")
     made.set_timesteps(steps, device=device)
+    if steps > MANY_STEPS and not NOISE <= made.timesteps[0] < schedule.config.num_train_timesteps:
+        made = type(made).from_config(made.config, timestep_spacing="trailing")
+        made.set_timesteps(steps, device=device)
     return made
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attention import Focus, RefocusConfig
 from ..attention.objectives import word_presence
-from ..attention.rival_prompts import rival_prompt
+from ..attention.rival_prompts import rival_prompt, without_subject
 from ..attention.subjects import noun_phrases
 from ..settings.verdict import VerdictConfig
 from ..subject_masks import named_subjects
@@ -50,8 +50,13 @@ class Witness:
     @cached_property
     def contexts(self) -> Float[Tensor, "prompts tokens C"]:
         """The prompt, and a rival of it for each subject."""
-        rivals = [rival_prompt(self.prompt.text, self.phrases, i, self.config.ask) for i in range(len(self.phrases))]
-        return torch.cat([self.prompt.embeddings, *(encode_prompt(self.model, text).embeddings for text in rivals)])
+        return torch.cat([self.prompt.embeddings, *map(self._rival, range(len(self.phrases)))])
+
+    def _rival(self, index: int) -> Float[Tensor, "1 tokens C"]:
+        try:
+            return encode_prompt(self.model, rival_prompt(self.prompt.text, self.phrases, index, self.config.ask)).embeddings
+        except ValueError:  # another's phrase may be longer than what the model still reads; without the subject none is
+            return encode_prompt(self.model, without_subject(self.prompt.text, self.phrases[index])).embeddings
 
     def judge(
         self, clean: Float[Tensor, "V 4 h w"], maps: Float[Tensor, "V H W tokens"] | None, *, final: bool

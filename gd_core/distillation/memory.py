@@ -83,7 +83,7 @@ def _bytes_per_ray(field: RadianceField, reference: ReferenceRays) -> int:
         held += tensor.numel() * tensor.element_size()
         return tensor
 
-    pick = torch.linspace(0, len(reference.masks) - 1, PROBE_RAYS, device=field.device).long()
+    pick = torch.arange(PROBE_RAYS, device=field.device) * (len(reference.masks) - 1) // (PROBE_RAYS - 1)  # in whole numbers
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         field.render_rays(reference.origins[pick], reference.directions[pick])
     return held // PROBE_RAYS

@@ -45,8 +45,10 @@ def load_mesh(path: str | Path) -> TriangleMesh:
         parts = [part for part, _ in placed]
         points = [trimesh.transform_points(part.vertices, transform) for part, transform in placed]
         textures = [_texture(part) for part in parts]
+        mirrored = [np.linalg.det(transform[:3, :3]) < 0 for _, transform in placed]  # which turns a surface inside out
         if len(parts) > 1 and any(texture is not None for _, texture in textures):
             parts = [trimesh.util.concatenate([part.copy().apply_transform(transform) for part, transform in placed])]
+            mirrored = [False]  # which trimesh has seen to
             points, textures = [parts[0].vertices], [_texture(parts[0])]  # concatenating packs the textures into one
         colors = [_colors(part, linear=suffix in (".glb", ".gltf")) for part in parts]
     except Exception as error:  # what trimesh raises on a damaged file depends on where the damage is
@@ -58,7 +60,9 @@ def load_mesh(path: str | Path) -> TriangleMesh:
     starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
     mesh = _mesh(
         np.concatenate(points).astype(np.float32),
-        np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=False)]).astype(np.int64),
+        np.concatenate(
+            [p.faces[:, :: -1 if turned else 1] + start for p, turned, start in zip(parts, mirrored, starts, strict=False)]
+        ).astype(np.int64),
         path.name,
         uvs=uvs,
         texture=texture,

@@ -135,7 +135,8 @@ def paint(
         check()
         camera = views.cameras[view]
         column, row, depth = (value[0].numpy() for value in project(camera, torch.from_numpy(points), height, width))
-        toward = unit(camera.positions[0].numpy() - points)
+        parallel = camera.ortho_height[0] > 0
+        toward = camera.c2w[0, :3, 2].numpy() if parallel else unit(camera.positions[0].numpy() - points)
         straight = np.clip((facing * toward).sum(1), 0, 1)
         nearest = sample(depths[view][..., None], column, row, "nearest")[:, 0]
         visible = (depth > 0) & (depth < nearest + DEPTH_SLACK * size) & np.isfinite(nearest)

@@ -36,8 +36,8 @@ def visible_surfaces(vertices: Vertices, faces: Faces, cameras: Cameras, height:
     """What each camera sees. A triangle that reaches behind a camera is left out of its picture."""
     column, row, depth = (value.double().numpy() for value in project(cameras, torch.from_numpy(vertices), height, width))
     return [
-        _visible(np.stack((x, y), 1)[faces] - 0.5, z[faces], height, width)
-        for x, y, z in zip(column, row, depth, strict=True)
+        _visible(np.stack((x, y), 1)[faces] - 0.5, z[faces], height, width, parallel)
+        for x, y, z, parallel in zip(column, row, depth, (cameras.ortho_height > 0).tolist(), strict=True)
     ]
 
 
@@ -79,8 +79,9 @@ def sample(image: np.ndarray, column: np.ndarray, row: np.ndarray, mode: str = "
     return sampled[0, :, 0].T.numpy()
 
 
-def _visible(corners: np.ndarray, depth: np.ndarray, height: int, width: int) -> Visible:
-    """Of triangles `[F, 3, 2]` in units of pixel centres. 1 / depth is what is linear across a picture."""
+def _visible(corners: np.ndarray, depth: np.ndarray, height: int, width: int, parallel: bool) -> Visible:
+    """Of triangles `[F, 3, 2]` in units of pixel centres. 1 / depth is what is linear across a picture, and depth itself under
+    the `parallel` rays of an orthographic camera."""
     inverse, face, share = np.zeros(height * width), np.full(height * width, -1), np.zeros((height * width, 3))
     size = np.array([width, height])
     low = np.clip(np.ceil(corners.min(1)), 0, size).astype(np.int64)
@@ -99,11 +100,12 @@ def _visible(corners: np.ndarray, depth: np.ndarray, height: int, width: int) ->
         a, b, c = (corners[triangle, corner] - np.stack((x, y), axis=1) for corner in range(3))
         weights = np.stack((cross_2d(b, c), cross_2d(c, a), cross_2d(a, b)), axis=1) / area[triangle, None]
         hit = (weights >= -1e-7).all(1)
-        pixel, owner, parts = y[hit] * width + x[hit], triangle[hit], weights[hit] / depth[triangle[hit]]
-        near = parts.sum(1)
+        pixel, owner = y[hit] * width + x[hit], triangle[hit]
+        parts = weights[hit] if parallel else weights[hit] / depth[owner]
+        near = 1 / (parts * depth[owner]).sum(1) if parallel else parts.sum(1)
         np.maximum.at(inverse, pixel, near)
         nearest = near >= inverse[pixel]
-        face[pixel[nearest]], share[pixel[nearest]] = owner[nearest], parts[nearest] / near[nearest, None]
+        face[pixel[nearest]], share[pixel[nearest]] = owner[nearest], parts[nearest] / parts[nearest].sum(1, keepdims=True)
     shape = (height, width)
     with np.errstate(divide="ignore"):
         return Visible((1 / inverse).reshape(shape), face.reshape(shape), share.reshape(*shape, 3))

@@ -68,7 +68,7 @@ def place(vertices: Vertices, faces: Faces, views: ViewSet, progress: Progress |
     steps = len(turns) + REFINED
     found = []
     for index, turn in enumerate(turns):
-        guess = _fit_boxes(corners @ turn.T, boxes, views.cameras)
+        guess = _fit_boxes(corners @ turn.T, boxes, views.cameras, *seen.shape[1:])
         found.append((turn, guess, _agreement(vertices @ turn.T, faces, guess, views.cameras, seen)))
         if progress is not None:
             progress(index + 1, steps, None)
@@ -91,37 +91,43 @@ def place(vertices: Vertices, faces: Faces, views: ViewSet, progress: Progress |
     return Placement(turn, scale, values[1:] - scale * (turn @ middle), float(agreement))
 
 
-def small_masks(views: ViewSet) -> Bool[np.ndarray, "V SIZE SIZE"]:
-    masks = torch.nn.functional.interpolate(views.masks[:, None].float().cpu(), (SIZE, SIZE), mode="area")[:, 0]
+def small_masks(views: ViewSet) -> Bool[np.ndarray, "V h w"]:
+    """The masks at `SIZE` pixels of their longer side."""
+    longer = max(views.height, views.width)
+    size = tuple(max(1, round(SIZE * side / longer)) for side in (views.height, views.width))
+    masks = torch.nn.functional.interpolate(views.masks[:, None].float().cpu(), size, mode="area")[:, 0]
     return (masks > 0.5).numpy()
 
 
-def silhouettes(vertices: Vertices, faces: Faces, cameras: Cameras, size: int) -> Bool[np.ndarray, "V size size"]:
-    """Where each camera sees the mesh, square pictures."""
-    column, row, depth = (value.numpy() for value in project(cameras, torch.from_numpy(np.float32(vertices)), size, size))
+def silhouettes(vertices: Vertices, faces: Faces, cameras: Cameras, height: int, width: int) -> Bool[np.ndarray, "V h w"]:
+    """Where each camera sees the mesh."""
+    column, row, depth = (value.numpy() for value in project(cameras, torch.from_numpy(np.float32(vertices)), height, width))
     behind = (depth < 1e-3).any(1)
+    size = max(height, width)
     drawn = [
         np.zeros((size, size), bool) if hidden else rasterize_uvs(np.stack((x, y), 1) / size, faces, size)[0] >= 0
         for x, y, hidden in zip(column, row, behind, strict=True)
     ]
-    return np.stack(drawn)
+    return np.stack(drawn)[:, :height, :width]
 
 
 def _agreement(turned: Vertices, faces: Faces, values: np.ndarray, cameras: Cameras, seen: np.ndarray) -> float:
     """Mean IoU of the silhouettes; what a camera cannot see whole counts as no agreement."""
     if abs(values[0]) > 5:
         return 0.0
-    drawn = silhouettes(np.exp(values[0]) * turned + values[1:], faces, cameras, SIZE)
+    drawn = silhouettes(np.exp(values[0]) * turned + values[1:], faces, cameras, *seen.shape[1:])
     return float(((drawn & seen).sum((1, 2)) / np.maximum((drawn | seen).sum((1, 2)), 1)).mean())
 
 
-def _fit_boxes(corners: Vertices, boxes: Float[np.ndarray, "V 4"], cameras: Cameras) -> np.ndarray:
+def _fit_boxes(
+    corners: Vertices, boxes: Float[np.ndarray, "V 4"], cameras: Cameras, height: int, width: int
+) -> np.ndarray:
     """Log scale and shift that make the boxes around the silhouettes those of the masks, as far as they can."""
 
     def residual(raised: np.ndarray) -> np.ndarray:
         values = raised - 1
         points = torch.from_numpy(np.float32(np.exp(values[0]) * corners + values[1:]))
-        column, row, _ = (value.numpy() for value in project(cameras, points, SIZE, SIZE))
+        column, row, _ = (value.numpy() for value in project(cameras, points, height, width))
         around = np.stack((column.min(1), column.max(1), row.min(1), row.max(1)), 1)
         return np.clip((around - boxes) / SIZE, -10, 10).ravel()
 

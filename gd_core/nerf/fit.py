@@ -50,6 +50,7 @@ UNDERSIDE_EVERY = 4  # steps, and what is between subjects: they change slowly, 
 HARD_AT = 0.7  # share of the fit at which the surface is as hard as it gets
 LIT_AFTER = 0.4  # share of the fit before which light falls evenly; on fog it would explain away what views disagree on
 DETAIL_AFTER = 0.6  # share of the fit at which a shape finer than its pyramid gets its shell: the surface stands by then
+STAGED = max(HARD_AT, LIT_AFTER, DETAIL_AFTER)  # share of the fit before which it does not stop: stages are to come
 STRATA_SOFT = 0.5  # strata that a surface is at least soft: one that is harder falls between samples
 LR_DECAY = 0.1  # of all learning rates over the whole fit
 
@@ -234,7 +235,7 @@ class SparseViewFit:
             self._add_detail()
         if self.steps_done >= config.prune_after and self.steps_done % config.prune_every == 0:
             self.field.update_occupancy(self.generator)
-        if config.patience and self.steps_done % config.check_every == 0:
+        if config.patience and self.share >= STAGED and self.steps_done % config.check_every == 0:
             self._check_held_back()
 
     def _loss(self, rays: Tensor, background: Tensor, generator: torch.Generator | None) -> tuple[RayOutput, Tensor]:

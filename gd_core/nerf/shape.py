@@ -191,6 +191,7 @@ class SignedDistanceGrid(nn.Module):
 
 
 @cache
+@torch.inference_mode(False)  # it is kept, and whoever asks first may be in that mode
 def interpolation(coarse: int, fine: int) -> Float[Tensor, "fine coarse"]:
     """The matrix that takes values at the centres of `coarse` cells to those of `fine` ones over the same length, linearly."""
     return F.interpolate(torch.eye(coarse)[:, None], fine, mode="linear", align_corners=False)[:, 0].T.contiguous()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from gd_core.cameras import orbit_cameras
 from gd_core.diffusion import SAMPLERS, load_unet
 from gd_core.diffusion.batch import initial_noise, latent_preview
-from gd_core.diffusion.denoising import make_sampler, mvdream_noise_schedule, rescale_guidance, sample_latents
+from gd_core.diffusion.denoising import alpha_cumprod, make_sampler, mvdream_noise_schedule, rescale_guidance, sample_latents
 from gd_core.diffusion.sampling import sample_objects, sample_views
 from tests.random_models import GEOMETRY, random_mvdream
 
@@ -204,3 +204,10 @@ def test_a_model_that_makes_nan_says_so(model):
             sample_views(model, PROMPT, seed=0, steps=1)
     finally:
         weight.data.copy_(kept)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler", "unipc"])
+@pytest.mark.parametrize("steps", [101, 250, 334, 400, 600, 999, 1000])
+def test_many_steps_begin_in_noise_and_stay_on_the_schedule(sampler, steps):
+    made = make_sampler(mvdream_noise_schedule(), sampler, steps, torch.device("cpu"))
+    assert 895 <= made.timesteps[0] <= 999 and all(0 < alpha_cumprod(made, t) < 1 for t in made.timesteps)

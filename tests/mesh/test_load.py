@@ -159,3 +159,11 @@ def test_what_is_no_mesh_is_one_clear_error(kind, tmp_path):
 def test_tensors_that_are_no_mesh(vertices, faces, complaint):
     with pytest.raises(ValueError, match=complaint):
         from_gltf_tensors(vertices, faces)
+
+
+def test_a_mirrored_node_is_not_turned_inside_out(tmp_path):
+    scene = trimesh.Scene()
+    scene.add_geometry(trimesh.creation.icosphere(1), transform=np.diag([-1.0, 1.0, 1.0, 1.0]))
+    (tmp_path / "mirrored.glb").write_bytes(scene.export(file_type="glb"))
+    mesh = load_mesh(tmp_path / "mirrored.glb")
+    assert (mesh.normals * mesh.vertices).sum(1).min() > 0

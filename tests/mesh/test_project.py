@@ -7,10 +7,10 @@ import pytest
 import torch
 import trimesh
 
-from gd_core.cameras import orbit_cameras
+from gd_core.cameras import Cameras, orbit_cameras
 from gd_core.mesh.project import paint, project_views
 from gd_core.mesh.raster import depth_maps, render_unlit
-from gd_core.mesh.silhouette import place, quarter_turns
+from gd_core.mesh.silhouette import place, quarter_turns, silhouettes
 from gd_core.mesh.surface import decimate, piece_labels, vertex_normals
 from gd_core.mesh.triangle_mesh import TriangleMesh
 from tools.mesh_scenes import BLUE, GREEN, RED, STACK, THREE_SOLIDS, Solid, SolidScene
@@ -202,3 +202,20 @@ def test_it_can_be_cancelled_in_every_step(three):
         with pytest.raises(KeyboardInterrupt):
             project_views(mesh_of(vertices, faces), views, texture_size=64, progress=cancel)
         assert len(steps) == stop
+
+
+def test_an_orthographic_camera_measures_depth_between_the_corners_of_large_triangles():
+    """A box of twelve triangles seen askew: depth is linear across the picture, which under a pinhole 1 / depth is."""
+    orbit = orbit_cameras(1, 20, 30)
+    cameras = Cameras(orbit.c2w, orbit.fov_y_deg, torch.tensor([2.0]))
+    box, fine = trimesh.creation.box((1, 1, 1)), trimesh.creation.box((1, 1, 1)).subdivide().subdivide().subdivide()
+    coarse, exact = (depth_maps(np.float32(m.vertices), np.asarray(m.faces), cameras, 48, 48) for m in (box, fine))
+    both = np.isfinite(coarse) & np.isfinite(exact)
+    assert both.any() and np.abs(coarse[both] - exact[both]).max() < 1e-4
+
+
+def test_silhouettes_of_oblong_views_are_those_of_square_ones_with_margins():
+    ball, cameras = trimesh.creation.icosphere(2, 0.4), orbit_cameras(2, 10)
+    square = silhouettes(np.float32(ball.vertices), np.asarray(ball.faces), cameras, 32, 32)
+    oblong = silhouettes(np.float32(ball.vertices), np.asarray(ball.faces), cameras, 32, 64)
+    assert (oblong[:, :, 16:48] == square).all() and not oblong[:, :, :16].any()
