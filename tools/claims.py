@@ -110,7 +110,7 @@ def gates(rows: Sequence[dict], summary: dict) -> dict[str, dict]:
             "left_out": _share([min(counts) == 0 for counts in first]),
             "best": _share(tried) if most > 1 and len(tried) == len(starts) else None,
             "starts": float(most),
-            "area": summary.get(name, {}).get("verdicts", {}).get("early", {}).get("area"),
+            "area": (summary.get(name, {}).get("verdicts") or {}).get("early", {}).get("area"),
         }
     return table
 
