@@ -91,7 +91,8 @@ def load_state(path: Path, inputs: str) -> RefineState:
     tensors, header = read_tensors(path, FORMAT, "a refinement checkpoint")
     if header["inputs"] != inputs:
         raise ValueError(
-            f"checkpoint {path} belongs to a refinement of another field, views, prompt or settings: delete it to start over"
+            f"checkpoint {path} belongs to a refinement of another field, views, prompt, model or settings: delete it to start "
+            "over"
         )
 
     def part(prefix: str) -> dict[str, Tensor]:

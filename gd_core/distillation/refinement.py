@@ -134,7 +134,8 @@ class Refinement:
         self.base_lr = config.shape_lr, config.grid_lr, config.mlp_lr, config.mlp_lr
         self.generator = torch.Generator().manual_seed(config.seed)
         contexts = guidance.context, guidance.negative_context
-        self.inputs = fingerprint(field, views, *contexts, replace(config, preset="auto"))
+        judge = model.config, [weight.flatten()[:8] for weight in model.unet.parameters()]  # all of it would take seconds
+        self.inputs = fingerprint(field, views, *contexts, *judge, replace(config, preset="auto"))
         self.stopped = False
         self.started = self.saved = time.monotonic()
         if checkpoint is not None and checkpoint.exists():

@@ -83,6 +83,11 @@ def test_every_subject_has_a_verdict_that_is_saved_with_the_views(model, tmp_pat
     assert load_views(tmp_path / "views.safetensors").verdicts == views.clone().verdicts == views.verdicts
 
 
+def test_a_rival_that_is_longer_than_the_model_reads_leaves_the_subject_out(model):
+    """The cube's rival has the sphere's 67 words twice: the prompt, which fits, gets its verdicts all the same."""
+    assert len(sample_views(model, f"a cube and a {66 * 'red '}sphere", seed=0).verdicts) == 2
+
+
 def test_coefficients_make_words_and_probabilities(model):
     for constant, word in ((9.0, THERE), (0.2, DOUBTFUL), (-9.0, MISSING)):
         config = replace(CALIBRATED, final=(constant, 0.0, 0.0, 0.0, 0.0))

@@ -1,5 +1,6 @@
 """The hybrid refinement on a real small model: what comes back, and what happens when something goes wrong."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -130,8 +131,12 @@ def test_cancelled_within_a_step_goes_on_from_before_it(field, views, tiny_mvdre
 
 def test_checkpoint_of_another_run_is_refused(field, views, tiny_mvdream, tmp_path):
     refine(field, views, tiny_mvdream, replace(CONFIG, steps=1), resume=tmp_path / "state")
-    with pytest.raises(ValueError, match="another field, views, prompt or settings"):
+    with pytest.raises(ValueError, match="another field, views, prompt, model or settings"):
         refine(field, views, tiny_mvdream, replace(CONFIG, steps=1, seed=1), resume=tmp_path / "state")
+    other = copy.deepcopy(tiny_mvdream.unet)
+    torch.nn.init.normal_(other.conv_out.weight)
+    with pytest.raises(ValueError, match="another field, views, prompt, model or settings"):
+        refine(field, views, replace(tiny_mvdream, unet=other), replace(CONFIG, steps=1), resume=tmp_path / "state")
     (tmp_path / "state").write_bytes(b"cut short")
     with pytest.raises(ValueError, match="state is a plain text"):
         refine(field, views, tiny_mvdream, CONFIG, resume=tmp_path / "state")

@@ -32,6 +32,12 @@ def test_interpolation_is_torchs(coarse, fine):
     torch.testing.assert_close(interpolation(coarse, fine) @ values, expected)
 
 
+def test_who_asks_first_in_inference_mode_leaves_others_their_gradients():
+    with torch.inference_mode():
+        interpolation(3, 7)
+    assert not interpolation(3, 7).is_inference()
+
+
 def test_the_pyramid_sums_to_what_trilinear_interpolation_gives():
     shape = SignedDistanceGrid(ShapeConfig((5, 8, 20)), 1.0)
     for grid in shape.grids:
